@@ -1,0 +1,121 @@
+"""Writing to disk so that a crash or a full disk at any moment leaves whole files behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pruneaug.errors import StorageError
+
+_WAYS_OUT = {
+    errno.ENOSPC: "the disk is full; make room and run again",
+    errno.EDQUOT: "the disk quota is used up; make room and run again",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission is missing; make it writable or choose another folder",
+    errno.EPERM: "permission is missing; make it writable or choose another folder",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.EEXIST: "a part of the path is a file; choose another folder",
+    errno.EISDIR: "the path is a folder; choose another name",
+}
+_TAIL_BYTES = 65536
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn every OSError inside into a StorageError that names the path and the way out."""
+    try:
+        yield
+    except OSError as error:
+        way_out = _WAYS_OUT.get(error.errno or 0, "check the disk and the folder, then run again")
+        raise StorageError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}") from error
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replace the file by `text` (UTF-8): readers see the old file or the new one, never a part.
+
+    Missing folders are made. Raises StorageError; the old file is then still there.
+    """
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replace the file by `data`: readers see the old file or the new one, never a part.
+
+    Missing folders are made. Raises StorageError; the old file is then still there.
+    """
+    with storage_errors(path):
+        target = Path(os.path.realpath(path))  # a link is kept, and the file behind it replaced
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+        _sync_folder(target.parent)
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Append one line (without its newline) and wait until it is on the disk.
+
+    A last line that a crash cut short is removed first. Missing folders are made. Processes may share the file.
+    Raises StorageError; the file then ends where it ended before.
+    """
+    if "\n" in line:
+        raise ValueError(f"a line must hold no newline, but got {line!r}")
+    data = line.encode() + b"\n"
+    with storage_errors(path):
+        file_path = Path(path)
+        file_path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file_path.exists()
+        descriptor = os.open(file_path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the file releases it
+            end = _cut_broken_tail(descriptor)
+            try:
+                written = os.write(descriptor, data)
+                if written != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(descriptor)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+        if is_new:
+            _sync_folder(file_path.parent)
+
+
+def _cut_broken_tail(descriptor: int) -> int:
+    """Remove what follows the last newline; returns the size of the file in bytes."""
+    size = end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - _TAIL_BYTES)
+        chunk = os.pread(descriptor, end - start, start)
+        newline = chunk.rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end != size:
+        os.ftruncate(descriptor, end)
+    return end
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in the folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
