@@ -6,7 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pruneaug.errors import StorageError
@@ -64,10 +64,13 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         _sync_folder(target.parent)
 
 
-def append_line(path: str | os.PathLike[str], line: str) -> None:
+def append_line(
+    path: str | os.PathLike[str], line: str, *, is_whole: Callable[[bytes], bool] = lambda tail: False
+) -> None:
     """Append one line (without its newline) and wait until it is on the disk.
 
-    A last line that a crash cut short is removed first. Missing folders are made. Processes may share the file.
+    A last line without a newline was cut short by a crash: it is removed first, unless `is_whole` says that only its
+    newline is missing. Missing folders are made. Processes may share the file.
     Raises StorageError; the file then ends where it ended before.
     """
     if "\n" in line:
@@ -80,11 +83,9 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
         descriptor = os.open(file_path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the file releases it
-            end = _cut_broken_tail(descriptor)
+            end = _mend_tail(descriptor, is_whole)
             try:
-                written = os.write(descriptor, data)
-                if written != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _write_all(descriptor, data)
                 os.fsync(descriptor)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -96,20 +97,28 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
             _sync_folder(file_path.parent)
 
 
-def _cut_broken_tail(descriptor: int) -> int:
-    """Remove what follows the last newline; returns the size of the file in bytes."""
-    size = end = os.fstat(descriptor).st_size
-    while end > 0:
-        start = max(0, end - _TAIL_BYTES)
-        chunk = os.pread(descriptor, end - start, start)
-        newline = chunk.rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
+def _mend_tail(descriptor: int, is_whole: Callable[[bytes], bool]) -> int:
+    """Make the file end in a newline or be empty; returns its size in bytes."""
+    size = os.fstat(descriptor).st_size
+    start, tail = size, b""
+    while start > 0:
+        step = min(_TAIL_BYTES, start)
+        _, newline, after = os.pread(descriptor, step, start - step).rpartition(b"\n")
+        tail = after + tail
+        start -= len(after)
+        if newline:
             break
-        end = start
-    if end != size:
-        os.ftruncate(descriptor, end)
-    return end
+    if tail and is_whole(tail):
+        _write_all(descriptor, b"\n")
+        return size + 1
+    if tail:
+        os.ftruncate(descriptor, start)
+    return start
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    if os.write(descriptor, data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -75,6 +75,13 @@ def test_append_removes_a_cut_line_that_is_the_whole_file(tmp_path):
     assert path.read_bytes() == b"one\n"
 
 
+def test_append_completes_a_whole_line_that_lacks_only_its_newline(tmp_path):
+    path = tmp_path / "lines"
+    path.write_bytes(b"one\n{two}")
+    append_line(path, "three", is_whole=lambda tail: tail == b"{two}")
+    assert path.read_bytes() == b"one\n{two}\nthree\n"
+
+
 def test_append_refuses_a_newline(tmp_path):
     with pytest.raises(ValueError, match="no newline"):
         append_line(tmp_path / "lines", "a\nb")

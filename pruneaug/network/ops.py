@@ -41,7 +41,7 @@ class LinearOp:
 
 @dataclass(frozen=True, slots=True)
 class Conv2dOp:
-    """A 2-d convolution on an input [batch, in_channels, height, width] with zero padding (top, left, bottom, right)."""
+    """A convolution of an input [batch, in_channels, height, width] with zero padding (top, left, bottom, right)."""
 
     batch: int
     in_channels: int

@@ -1,0 +1,1 @@
+"""The mathematics of block sparsity: pure functions on weight matrices."""

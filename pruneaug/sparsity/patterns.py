@@ -17,7 +17,7 @@ _BLOCK = re.compile(r"block:([1-9]\d*)x([1-9]\d*)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Block:
-    """Blocks of `rows` x `cols` weights are kept or removed whole; the last block of a row or column may be narrower."""
+    """Blocks of `rows` x `cols` weights are kept or removed whole; the last of a row or column may be narrower."""
 
     rows: int
     cols: int

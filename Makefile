@@ -1,0 +1,39 @@
+# make demo: the whole flow on a small example. make test: all checks. Both set up a virtual environment first, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := tvm,ray,vision,text,dev
+
+.PHONY: demo test setup docs constraints clean
+
+demo: $(STAMP)
+	$(BIN)/pruneaug run examples/digits.yaml
+
+test: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+setup: $(STAMP)
+
+docs: $(STAMP)
+	$(BIN)/mkdocs serve
+
+# torch first and by itself: a looser requirement would let pip take a build with several GB of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "pruneaug needs Python 3.11 or later; make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+# After a deliberate upgrade in .venv: pin what is installed now.
+constraints:
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) site

@@ -1,0 +1,92 @@
+"""What `pruneaug doctor` shows: everything about this machine that decides what pruneaug can do here."""
+
+from __future__ import annotations
+
+import os
+import platform as python_platform
+import shutil
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from pruneaug.platforms.detect import detect
+from pruneaug.platforms.load import busy
+
+_CORE = ("pruneaug", "torch", "numpy", "scipy", "optuna", "pydantic", "safetensors", "pyarrow")
+_EXTRAS = {
+    "apache-tvm": "tvm",
+    "ray": "ray",
+    "transformers": "text",
+    "pillow": "vision",
+    "scikit-learn": "vision",
+    "tornado": "serve",
+    "cuda-bindings": "gpu",
+}
+_BASELINES = ("onnxruntime", "openvino")
+
+
+def doctor() -> dict[str, dict[str, Any]]:
+    """Sections of JSON values: versions, cpu, threads, load, cuda. Takes about a second; imports no compiler."""
+    platform = detect()
+    return {
+        "versions": {"python": python_platform.python_version(), **package_versions()},
+        "cpu": {
+            "platform": platform.name,
+            "model": platform.cpu,
+            "arch": platform.arch,
+            "vector extensions": list(platform.isa),
+            "float32 lanes": platform.vector_lanes,
+            "cores": platform.cores,
+            "caches": dict(platform.caches),
+            "fingerprint": platform.fingerprint,
+        },
+        "threads": {
+            "default": platform.threads,
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TVM_NUM_THREADS")},
+        },
+        "load": {"average": list(os.getloadavg()), "warnings": list(busy())},
+        "cuda": cuda_state(),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The version of each package that pruneaug uses, or how to install it."""
+    ways = dict.fromkeys(_CORE, "not installed: run `pip install pruneaug`")
+    ways |= {package: f"not installed: run `pip install pruneaug[{extra}]`" for package, extra in _EXTRAS.items()}
+    ways |= {package: f"not installed: run `pip install {package}` to compare with it" for package in _BASELINES}
+    return {package: _version(package) or way for package, way in ways.items()}
+
+
+def cuda_state() -> dict[str, Any]:
+    """Whether torch can use a GPU: the devices' names, or the first reason why not."""
+    import torch  # here, because it takes seconds and only this section needs it
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return {"available": True, "devices": names, "runtime": torch.version.cuda}
+    return {"available": False, "reason": cuda_obstacle(torch.version.cuda)}
+
+
+def cuda_obstacle(built_for: str | None) -> str:
+    """Why a torch that was built for this CUDA version (None: for the CPU) sees no GPU."""
+    if built_for is None:
+        return "this torch is built for the CPU only; install a CUDA build of torch"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides all GPUs; unset it"
+    if shutil.which("nvidia-smi") is None:
+        return "nvidia-smi is not on the PATH: there is no NVIDIA driver; install it, or pass the GPU to the container"
+    try:
+        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi does not answer: {error}; restart the driver"
+    if answer.returncode or "GPU" not in answer.stdout:
+        words = (answer.stderr or answer.stdout).strip() or "it lists no GPU"
+        return f"nvidia-smi sees no GPU: {words}"
+    return f"the driver is too old for CUDA {built_for}, for which this torch is built; update one of the two"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

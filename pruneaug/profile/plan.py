@@ -1,0 +1,71 @@
+"""What to measure: the cells of a latency table that have no time yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruneaug.latency.records import LatencyRecord
+from pruneaug.latency.store import LatencyStore
+from pruneaug.network.ops import Op, parse_op
+from pruneaug.platforms.platform import Platform
+from pruneaug.sparsity.patterns import parse_pattern
+
+SPARSE_LIBRARY = "tvm"
+DENSE_LIBRARIES = ("tvm", "torch")  # the dense baseline is the best of several
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One time to measure: it becomes exactly one record."""
+
+    op: Op
+    pattern: str
+    sparsity: float
+    library: str = SPARSE_LIBRARY
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Cells of one op, measured together, and the measurer's keyword arguments."""
+
+    op: Op
+    cells: tuple[Cell, ...]
+    platform: Platform
+    options: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        cells = [{"pattern": cell.pattern, "sparsity": cell.sparsity, "library": cell.library} for cell in self.cells]
+        return {"op": self.op.key, "cells": cells, "platform": self.platform.to_json(), "options": dict(self.options)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Task:
+        op = parse_op(value["op"])
+        cells = (Cell(op, cell["pattern"], cell["sparsity"], cell["library"]) for cell in value["cells"])
+        return cls(op, tuple(cells), Platform.from_json(value["platform"]), value["options"])
+
+
+def cell_of(record: LatencyRecord) -> Cell:
+    """The cell that this record times."""
+    return Cell(record.op, record.pattern, record.sparsity, record.library)
+
+
+def wanted(ops: Iterable[Op], patterns: Sequence[str], sparsities: Sequence[float]) -> tuple[Cell, ...]:
+    """Every cell of these ops, grouped by op, dense ones first; patterns larger than its weight matrix have none."""
+    cells: list[Cell] = []
+    for op in dict.fromkeys(ops):
+        cells += [Cell(op, "dense", 0.0, library) for library in DENSE_LIBRARIES]
+        for pattern in dict.fromkeys(patterns):
+            block = parse_pattern(pattern)
+            if block is not None and block.rows <= op.matrix_shape[0] and block.cols <= op.matrix_shape[1]:
+                cells += [Cell(op, str(block), sparsity) for sparsity in dict.fromkeys(sparsities)]
+    return tuple(cells)
+
+
+def plan(
+    ops: Iterable[Op], patterns: Sequence[str], sparsities: Sequence[float], store: LatencyStore
+) -> tuple[Cell, ...]:
+    """The wanted cells that have no time in the store; a cell that only has an error is planned again."""
+    timed = {cell_of(record) for record in store.load() if record.error is None}
+    return tuple(cell for cell in wanted(ops, patterns, sparsities) if cell not in timed)

@@ -1,0 +1,163 @@
+"""The verdict: does pruning pay on this platform, in words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pruneaug.report.data import (
+    Data,
+    accuracy_loss,
+    best_baseline,
+    chosen_trial,
+    closest_trial,
+    is_number,
+    max_accuracy_loss,
+    ratio,
+    rows,
+    section,
+)
+from pruneaug.report.words import milliseconds, points, times
+
+Outcome = Literal["pays", "stay dense", "infeasible", "unmeasured"]
+
+
+def outcome(data: Data) -> Outcome:
+    """What the run came to.
+
+    "pays": faster than the fastest dense runtime by more than the spread of its times, and within the accepted loss.
+    "stay dense": it is not, or nothing accurate enough is predicted to be faster than dense.
+    "unmeasured": a best network whose time nobody measured. "infeasible": no network kept enough accuracy.
+    """
+    if not section(data, "best"):
+        return "infeasible" if closest_trial(data) and not chosen_trial(data) else "stay dense"
+    if not is_number(data.get("speedup_measured")):
+        return "unmeasured"
+    return "pays" if _is_faster(data) and not _exceeds(data, "validation") else "stay dense"
+
+
+def verdict(data: Data) -> str:
+    """The verdict in a few sentences: what was found, how sure it is, and what to do."""
+    sentences = {
+        "pays": _pays,
+        "stay dense": _stay_dense,
+        "unmeasured": _unmeasured,
+        "infeasible": _infeasible,
+    }[outcome(data)](data)
+    return " ".join(sentence for sentence in [*sentences, _test_caution(data)] if sentence)
+
+
+def headline(data: Data) -> str:
+    """The verdict in a handful of words."""
+    speedup = data.get("speedup_measured")
+    return {
+        "pays": f"{times(speedup)} faster",
+        "stay dense": "Stay dense",
+        "unmeasured": "Not measured yet",
+        "infeasible": "Nothing kept enough accuracy",
+    }[outcome(data)]
+
+
+def _is_faster(data: Data) -> bool:
+    speedup = data["speedup_measured"]
+    median, low = section(data, "best").get("latency_ms_measured"), best_baseline(data).get("p10")
+    outside_spread = median < low if is_number(median) and is_number(low) else True
+    return bool(speedup > 1.0 and outside_spread)
+
+
+def _exceeds(data: Data, split: str) -> bool:
+    loss, allowed = accuracy_loss(data, split), max_accuracy_loss(data)
+    return loss is not None and allowed is not None and loss > allowed + 1e-9
+
+
+def _loss_words(data: Data) -> str:
+    loss, allowed = accuracy_loss(data, "validation"), points(max_accuracy_loss(data))
+    if loss is None:
+        return f"with at most {allowed} points of accuracy lost"
+    if loss <= 0:
+        return f"and loses no validation accuracy ({points(-loss)} points gained, {allowed} could be lost)"
+    return f"and loses {points(loss)} points of validation accuracy ({allowed} allowed)"
+
+
+def _pays(data: Data) -> list[str]:
+    best = section(data, "best")
+    return [
+        f"Pruning pays on this machine: the pruned network runs in {milliseconds(best.get('latency_ms_measured'))}, "
+        f"{times(data['speedup_measured'])} faster than {_dense_words(data)}, {_loss_words(data)}."
+    ]
+
+
+def _stay_dense(data: Data) -> list[str]:
+    if not section(data, "best"):
+        return _nothing_faster(data)
+    if _exceeds(data, "validation"):
+        return [
+            f"Stay dense: after its final fine-tuning the pruned network loses "
+            f"{points(accuracy_loss(data, 'validation'))} points of validation accuracy, more than the "
+            f"{points(max_accuracy_loss(data))} allowed.",
+            "Fine-tune it longer (finetune.final.epochs), or search again with lower sparsities.",
+        ]
+    measured, speedup = milliseconds(section(data, "best").get("latency_ms_measured")), data["speedup_measured"]
+    if speedup > 1.0:
+        return [
+            f"Stay dense: the pruned network runs in {measured}, and {_dense_words(data)} is as fast within the "
+            f"spread of its times ({times(speedup)})."
+        ]
+    return [
+        f"Stay dense: the best pruned network runs in {measured}, and {_dense_words(data)} is faster still.",
+        "Allowing more accuracy loss or higher sparsities may change that; more trials alone rarely do.",
+    ]
+
+
+def _unmeasured(data: Data) -> list[str]:
+    dense, best = section(data, "dense"), section(data, "best")
+    predicted = ratio(dense.get("latency_ms_predicted"), best.get("latency_ms_predicted"))
+    return [
+        f"The best pruned network is predicted to run in {milliseconds(best.get('latency_ms_predicted'))}, "
+        f"{times(predicted)} faster than the dense one by the same table, {_loss_words(data)}.",
+        "No time of the whole network was measured yet: `pruneaug bench CHECKPOINT` does.",
+    ]
+
+
+def _infeasible(data: Data) -> list[str]:
+    trials, allowed, closest = rows(data, "trials"), points(max_accuracy_loss(data)), closest_trial(data)
+    saved = ratio(section(data, "dense").get("latency_ms_predicted"), closest.get("latency_ms_predicted"))
+    return [
+        f"Stay dense: none of {len(trials)} trials stayed within {allowed} points of accuracy loss.",
+        f"The closest, trial {closest.get('number')} (predicted {times(saved)} faster), lost "
+        f"{points(closest['accuracy_loss'])}.",
+        "Allow more loss, fine-tune each trial longer, or offer lower sparsities.",
+    ]
+
+
+def _nothing_faster(data: Data) -> list[str]:
+    """No trial is both accurate enough and predicted to be faster than dense: slower ones are not even trained."""
+    trials = rows(data, "trials")
+    errors = [trial for trial in trials if trial.get("error")]
+    if trials and len(errors) == len(trials):
+        return [
+            f"Stay dense: all {len(trials)} trials failed, trial {errors[0].get('number')} with: {errors[0]['error']}"
+        ]
+    latencies = [trial["latency_ms_predicted"] for trial in trials if is_number(trial.get("latency_ms_predicted"))]
+    fastest = min(latencies, default=None)
+    return [
+        "Stay dense: no pruned network that was tried is both accurate enough and predicted to be faster than the "
+        f"dense one ({milliseconds(section(data, 'dense').get('latency_ms_predicted'))}; the fastest tried: "
+        f"{milliseconds(fastest)}).",
+        "Other patterns or higher sparsities may change that.",
+    ]
+
+
+def _dense_words(data: Data) -> str:
+    baseline = best_baseline(data)
+    if not baseline:
+        return "the fastest dense runtime"
+    return f"the fastest dense runtime ({baseline['runtime']}, {milliseconds(baseline.get('latency_ms'))})"
+
+
+def _test_caution(data: Data) -> str:
+    if not _exceeds(data, "test") or _exceeds(data, "validation"):
+        return ""
+    return (
+        f"On the test data it loses {points(accuracy_loss(data, 'test'))} points, more than allowed: the choice was "
+        "made on validation data, and a small test set scatters."
+    )

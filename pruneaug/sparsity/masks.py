@@ -1,0 +1,137 @@
+"""Scores to masks: which blocks of a weight matrix are kept.
+
+A mask is bool and True where the weight is kept; a score is float and large where the weight matters.
+N and K are the rows and columns of a weight matrix, gr and gc the rows and columns of its grid of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from pruneaug.errors import InputError
+from pruneaug.sparsity.patterns import Block
+
+
+def pool_scores(scores: torch.Tensor, block: Block) -> torch.Tensor:
+    """The sum of scores [N, K] over each block, [gr, gc]; the last blocks of a row or column may be narrower."""
+    _check_matrix(scores)
+    rows, cols = scores.shape
+    block_rows, block_cols = block.grid((rows, cols))
+    fill = (0, block_cols * block.cols - cols, 0, block_rows * block.rows - rows)
+    padded = torch.nn.functional.pad(scores, fill)
+    return padded.view(block_rows, block.rows, block_cols, block.cols).sum(dim=(1, 3))
+
+
+def block_sizes(block: Block, matrix_shape: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
+    """The number of weights in each block of a matrix, int64 [gr, gc]."""
+    block_rows, block_cols = block.grid(matrix_shape)
+    heights = (matrix_shape[0] - torch.arange(block_rows, device=device) * block.rows).clamp(max=block.rows)
+    widths = (matrix_shape[1] - torch.arange(block_cols, device=device) * block.cols).clamp(max=block.cols)
+    return heights[:, None] * widths
+
+
+def expand_blocks(keep: torch.Tensor, block: Block, matrix_shape: tuple[int, int]) -> torch.Tensor:
+    """The mask [N, K] that keeps the blocks `keep` (bool [gr, gc])."""
+    if tuple(keep.shape) != block.grid(matrix_shape):
+        raise InputError(
+            f"a matrix {list(matrix_shape)} has {block.grid(matrix_shape)} blocks of {block}, "
+            f"but got a choice of {tuple(keep.shape)}"
+        )
+    mask = keep.repeat_interleave(block.rows, dim=0).repeat_interleave(block.cols, dim=1)
+    return mask[: matrix_shape[0], : matrix_shape[1]].contiguous()
+
+
+def block_mask(scores: torch.Tensor, block: Block, sparsity: float) -> torch.Tensor:
+    """The mask [N, K] that keeps the blocks of largest pooled score; of equal ones, the first in row order.
+
+    Its fraction of zeros differs from `sparsity` by less than one block, and no other choice of as many blocks keeps
+    more score. At least one block stays unless `sparsity` is 1: an empty layer would cut the network in two.
+    """
+    pooled = _pooled(scores, block, "")
+    shape = (scores.shape[0], scores.shape[1])
+    sizes = block_sizes(block, shape, scores.device)
+    keep = _keep_largest(pooled.flatten(), sizes.flatten().double(), sparsity)
+    return expand_blocks(keep.view(pooled.shape), block, shape)
+
+
+def block_masks(
+    scores: Mapping[str, torch.Tensor],
+    blocks: Mapping[str, Block],
+    sparsity: float,
+    costs: Mapping[str, float] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Masks [N, K] of several layers by one threshold on their blocks' mean score per weight.
+
+    The mean lets blocks of different sizes compare. `costs` (default: all equal) is what one weight of each layer
+    counts in the overall sparsity; with multiplications per weight, `sparsity` is operation sparsity. It is met within
+    one block; the best block of each layer stays unless `sparsity` is 1, even if more is kept than asked.
+    """
+    if not scores:
+        return {}
+    if missing := [name for name in scores if name not in blocks or (costs is not None and name not in costs)]:
+        raise InputError(f"every scored layer needs a block and a cost, but these have none: {', '.join(missing)}")
+    pooled = {name: _pooled(score, blocks[name], f" of layer {name!r}") for name, score in scores.items()}
+    shapes = {name: (score.shape[0], score.shape[1]) for name, score in scores.items()}
+    sizes = {name: block_sizes(blocks[name], shapes[name], scores[name].device) for name in scores}
+    means, weights = [], []
+    for name in scores:
+        mean = (pooled[name] / sizes[name]).flatten()
+        if sparsity < 1:
+            mean[mean.argmax()] = torch.inf
+        means.append(mean.cpu())
+        weights.append(sizes[name].flatten().cpu() * (1.0 if costs is None else costs[name]))
+    kept = _keep_largest(torch.cat(means), torch.cat(weights).double(), sparsity, at_least=len(scores))
+    parts = torch.split(kept, [mean.numel() for mean in means])
+    return {
+        name: expand_blocks(part.to(scores[name].device).view(sizes[name].shape), blocks[name], shapes[name])
+        for name, part in zip(scores, parts, strict=True)
+    }
+
+
+def mask_sparsity(mask: torch.Tensor) -> float:
+    """The fraction of weights that a mask of any layout removes."""
+    return 1.0 - int(mask.sum()) / mask.numel()
+
+
+def check_mask(mask: torch.Tensor, block: Block) -> bool:
+    """Whether a mask [N, K] keeps and removes only whole blocks."""
+    _check_matrix(mask)
+    keep = mask[:: block.rows, :: block.cols]
+    return torch.equal(expand_blocks(keep, block, (mask.shape[0], mask.shape[1])), mask)
+
+
+def _keep_largest(scores: torch.Tensor, weights: torch.Tensor, sparsity: float, at_least: int = 1) -> torch.Tensor:
+    """Of items with a score and a weight, keep those of largest score until nearest to (1 - sparsity) of all weight.
+
+    [items], [items] -> bool [items]. Of two equally near choices the larger one: it costs no accuracy.
+    """
+    if not 0.0 <= sparsity <= 1.0:
+        raise InputError(f"a sparsity must lie in [0, 1], but got {sparsity}")
+    keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    if sparsity == 1.0:
+        return keep
+    order = scores.argsort(descending=True, stable=True)
+    kept_weight = weights[order].cumsum(0)  # after 1, 2, ... items
+    target = (1.0 - sparsity) * kept_weight[-1]
+    below = int(torch.searchsorted(kept_weight, target))  # the largest count that keeps less than the target
+    under = kept_weight[below - 1] if below > 0 else torch.zeros_like(target)
+    # Rounding in 1 - sparsity must not decide between two choices that are equally near.
+    rounding = 1e-9 * kept_weight[-1]
+    over = kept_weight[min(below, len(order) - 1)]
+    count = below if target - under < over - target - rounding else below + 1
+    keep[order[: max(count, at_least)]] = True
+    return keep
+
+
+def _pooled(scores: torch.Tensor, block: Block, whose: str) -> torch.Tensor:
+    pooled = pool_scores(scores, block)
+    if pooled.isnan().any():
+        raise InputError(f"scores{whose} must be numbers, but some are NaN; check that the weights are finite")
+    return pooled
+
+
+def _check_matrix(matrix: torch.Tensor) -> None:
+    if matrix.dim() != 2 or matrix.numel() == 0:
+        raise InputError(f"scores and masks must be a matrix [N, K] that is not empty, but got {list(matrix.shape)}")

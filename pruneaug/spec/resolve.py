@@ -1,0 +1,66 @@
+"""A job with every default filled in: as text to keep beside its results, and as a digest to tell jobs apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+import yaml
+from pydantic_core import PydanticSerializationError
+
+from pruneaug.errors import SpecError
+from pruneaug.spec.document import SCALARS
+from pruneaug.spec.models import JobSpec
+
+NO_RESULT = ("run", "search.storage", "search.trials", "search.timeout_s")
+"""The keys that do not decide what a trial gives: where it is kept, and how many there are."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML 1.1 or 1.2 would take for something else than text."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Escape what PyYAML writes but does not read back, such as U+0085."""
+        style = None if data.isprintable() else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+for _name, (_pattern, _first) in SCALARS.items():
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
+
+
+def dump_job(job: JobSpec) -> str:
+    """The job as YAML with every default written out; `load_job` gives an equal job back."""
+    return yaml.dump(_plain(job), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def result_settings(job: JobSpec) -> dict[str, Any]:
+    """What decides a job's results, as dotted key -> value; two runs may be continued by one another if these agree."""
+    settings = _flatten(_plain(job))
+    return {key: value for key, value in settings.items() if key not in NO_RESULT}
+
+
+def job_digest(job: JobSpec) -> str:
+    """SHA-256 of `result_settings`, in hexadecimal."""
+    text = json.dumps(result_settings(job), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(job: JobSpec) -> dict[str, Any]:
+    try:
+        return job.model_dump(mode="json")
+    except (PydanticSerializationError, UnicodeDecodeError) as error:
+        raise SpecError(f"options must be text, numbers, true, false, null, lists and mappings, but: {error}") from None
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict) and item:
+            flat |= _flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat

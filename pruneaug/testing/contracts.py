@@ -1,0 +1,253 @@
+"""What every plug-in must keep: subclass the contract in a test, say how to make the plug-in, and pytest runs the rest.
+
+class TestMyPruner(PrunerContract):
+    def make(self):
+        return MyPruner()
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import optuna
+import torch
+from torch import nn
+
+from pruneaug.finetune.protocol import FineTuner
+from pruneaug.network.layers import Network, apply_masks, find_layers, get_weight
+from pruneaug.pruners.magnitude import Magnitude
+from pruneaug.pruners.protocol import Pruned, Pruner, TaskCalibration
+from pruneaug.search.space import SearchSpace, build_space
+from pruneaug.search.strategies.protocol import Strategy
+from pruneaug.sparsity.masks import check_mask, mask_sparsity
+from pruneaug.sparsity.matrix import weight_matrix
+from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
+from pruneaug.spec.models import SpaceSpec, TrainSpec
+from pruneaug.tasks.protocol import SPLITS, Task
+from pruneaug.testing.platform import analytic_table
+from pruneaug.testing.task import ToyTask
+
+_TRAIN = TrainSpec(epochs=2, batch_size=32, learning_rate=0.05)
+
+
+class PrunerContract:
+    """Of a Pruner. Override `make`."""
+
+    def make(self) -> Pruner:
+        raise NotImplementedError
+
+    def prune(self, sparsity: float = 0.75) -> tuple[nn.Module, Network, dict[str, LayerChoice], Pruned]:
+        """Prune the toy network: its first layer stays dense, the others alternate between two patterns."""
+        task = ToyTask("cnn")
+        model = task.build_model().eval()
+        network = find_layers(model, task.example_inputs(1))
+        patterns = [Block(4, 1), Block(1, 1)]
+        assignment = {layer.name: LayerChoice(patterns[i % 2], sparsity) for i, layer in enumerate(network.layers)}
+        assignment[network.layers[0].name] = DENSE
+        pruned = self.make().prune(model, network, assignment, TaskCalibration(task, 32))
+        return model, network, assignment, pruned
+
+    def masks_at_the_end(self, model: nn.Module, pruned: Pruned) -> dict[str, torch.Tensor]:
+        return pruned.masks if pruned.revise is None else pruned.revise(model, 1.0)
+
+    def test_each_layer_that_is_not_dense_gets_a_bool_mask_of_its_weights_shape(self) -> None:
+        model, _, assignment, pruned = self.prune()
+        assert set(pruned.masks) == {name for name, choice in assignment.items() if not choice.is_dense}
+        for name, mask in pruned.masks.items():
+            assert mask.dtype == torch.bool
+            assert mask.shape == get_weight(model, name).shape
+
+    def test_only_whole_blocks_are_removed(self) -> None:
+        model, _, assignment, pruned = self.prune()
+        for name, mask in self.masks_at_the_end(model, pruned).items():
+            pattern = assignment[name].pattern
+            assert pattern is not None
+            assert check_mask(weight_matrix(mask), pattern)
+
+    def test_the_network_gets_as_sparse_as_was_asked(self) -> None:
+        model, _, _, pruned = self.prune()
+        masks = self.masks_at_the_end(model, pruned)
+        weights = {name: mask.numel() for name, mask in masks.items()}
+        reached = sum(weights[name] * mask_sparsity(mask) for name, mask in masks.items()) / sum(weights.values())
+        assert abs(reached - 0.75) < 0.05
+
+    def test_no_layer_is_removed_whole(self) -> None:
+        model, _, _, pruned = self.prune(0.99)
+        assert all(bool(mask.any()) for mask in self.masks_at_the_end(model, pruned).values())
+
+    def test_the_same_network_gives_the_same_masks(self) -> None:
+        first, second = self.prune()[3].masks, self.prune()[3].masks
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_weights_stay_finite(self) -> None:
+        model = self.prune()[0]
+        assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+class FineTunerContract:
+    """Of a FineTuner. Override `make`."""
+
+    def make(self) -> FineTuner:
+        raise NotImplementedError
+
+    def finetune(self, seed: int = 0, **options: Any) -> tuple[nn.Module, Pruned, Any]:
+        """Fine-tune a pruned toy network."""
+        task = ToyTask("cnn")
+        model = task.build_model().eval()
+        network = find_layers(model, task.example_inputs(1))
+        assignment = {layer.name: LayerChoice(Block(4, 1), 0.5) for layer in network.layers}
+        pruned = Magnitude().prune(model, network, assignment, None)
+        apply_masks(model, pruned.masks)
+        return model, pruned, self.make().finetune(model, pruned, task, _TRAIN, seed=seed, **options)
+
+    def test_removed_weights_stay_exactly_zero(self) -> None:
+        model, _, result = self.finetune()
+        for name, mask in result.masks.items():
+            assert int(get_weight(model, name).detach()[~mask].count_nonzero()) == 0
+
+    def test_fixed_masks_are_given_back_as_they_were(self) -> None:
+        _, pruned, result = self.finetune()
+        assert set(result.masks) == set(pruned.masks)
+        assert all(torch.equal(result.masks[name], mask) for name, mask in pruned.masks.items())
+
+    def test_training_raises_accuracy(self) -> None:
+        model, _, _ = self.finetune()
+        task = ToyTask("cnn")
+        assert task.evaluate(model, "train") > task.evaluate(task.build_model(), "train")
+
+    def test_a_dense_network_is_trained_without_masks(self) -> None:
+        task = ToyTask("mlp")
+        model = task.build_model()
+        result = self.make().finetune(model, None, task, _TRAIN, seed=0)
+        assert result.masks == {}
+        assert task.evaluate(model, "train") > task.evaluate(task.build_model(), "train")
+
+    def test_the_same_seed_gives_the_same_weights(self) -> None:
+        first, second = self.finetune()[0].state_dict(), self.finetune()[0].state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_the_model_is_left_in_eval_mode(self) -> None:
+        assert not any(module.training for module in self.finetune()[0].modules())
+
+    def test_progress_counts_every_step_to_the_last(self) -> None:
+        steps: list[tuple[int, int]] = []
+        _, _, result = self.finetune(progress=lambda step, total, loss: steps.append((step, total)))
+        assert steps[-1] == (result.steps, result.steps)
+        assert [step for step, _ in steps] == sorted({step for step, _ in steps})
+
+
+class TaskContract:
+    """Of a Task. Override `make`."""
+
+    def make(self) -> Task:
+        raise NotImplementedError
+
+    def test_it_is_a_task(self) -> None:
+        assert isinstance(self.make(), Task)
+
+    def test_every_build_gives_the_same_weights(self) -> None:
+        task = self.make()
+        first, second = task.build_model().state_dict(), task.build_model().state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_builds_do_not_share_weights(self) -> None:
+        task = self.make()
+        first, second = task.build_model(), task.build_model()
+        assert all(a is not b for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+    def test_the_network_runs_on_example_inputs_of_each_batch_size(self) -> None:
+        task = self.make()
+        model = task.build_model().eval()
+        for batch in (1, 3):
+            with torch.no_grad():
+                assert len(task.logits(model(*task.example_inputs(batch)))) == batch
+
+    def test_one_pass_gives_every_sample_once(self) -> None:
+        task = self.make()
+        for split in SPLITS:
+            assert sum(len(batch) for batch in task.batches(split, 16)) == task.size(split) > 0
+
+    def test_without_a_seed_a_pass_repeats_itself(self) -> None:
+        task = self.make()
+        first, second = (next(iter(task.batches("validation", 8))) for _ in range(2))
+        assert torch.equal(first.targets, second.targets)
+        assert all(torch.equal(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
+
+    def test_with_a_seed_a_pass_is_shuffled_and_can_be_repeated(self) -> None:
+        task = self.make()
+        passes = [torch.cat([batch.targets for batch in task.batches("train", 16, seed)]) for seed in (1, 1, 2)]
+        assert torch.equal(passes[0], passes[1])
+        assert not torch.equal(passes[0], passes[2])
+
+    def test_the_loss_is_a_scalar_that_reaches_the_weights(self) -> None:
+        task = self.make()
+        model = task.build_model().eval()
+        batch = next(iter(task.batches("train", 8, 0)))
+        loss = task.loss(model(*batch.inputs), batch, 0.1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert loss.shape == ()
+        assert any(parameter.grad is not None for parameter in model.parameters())
+
+    def test_accuracy_is_the_fraction_of_right_answers(self) -> None:
+        task = self.make()
+        model = task.build_model().eval()
+        right = 0
+        with torch.no_grad():
+            for batch in task.batches("validation", 16):
+                right += int((task.logits(model(*batch.inputs)).argmax(dim=1) == batch.targets).sum())
+        assert abs(task.evaluate(model, "validation") - right / task.size("validation")) < 1e-9
+
+
+class StrategyContract:
+    """Of a Strategy. Override `make`."""
+
+    def make(self) -> Strategy:
+        raise NotImplementedError
+
+    def space(self) -> SearchSpace:
+        """Four layers, two of them equal."""
+        task = ToyTask("cnn")
+        network = find_layers(task.build_model(), task.example_inputs(1))
+        spec = SpaceSpec(patterns=["block:1x1", "block:8x1"], sparsities=[0.5, 0.7, 0.9])
+        table = analytic_table([layer.op for layer in network.layers], spec.patterns, spec.sparsities)
+        return build_space(network, spec, table)
+
+    def proposals(self, seed: int, count: int = 15) -> list[tuple[dict[str, LayerChoice], dict[str, Any]]]:
+        """Assignments and parameters of a study in which half of the trials are infeasible and some are skipped."""
+        strategy, space = self.make(), self.space()
+        study = optuna.create_study(direction="minimize")
+        found = []
+        for number in range(count):
+            study.sampler = strategy.sampler(seed * 1000 + number)
+            trial = study.ask()
+            assignment = dict(strategy.propose(trial, space))
+            found.append((assignment, copy.deepcopy(trial.params)))
+            cost = sum(1 - choice.sparsity for choice in assignment.values())
+            if number % 5 == 4:
+                trial.report(cost, 0)
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            else:
+                trial.set_constraint("accuracy_loss", float(number % 2))
+                study.tell(trial, cost)
+        return found
+
+    def test_proposals_are_choices_of_the_space(self) -> None:
+        layers = {layer.name: layer for layer in self.space().layers}
+        for assignment, _ in self.proposals(0):
+            for name, choice in assignment.items():
+                assert choice == layers[name].nearest(choice.pattern, choice.sparsity)
+
+    def test_every_trial_has_the_same_parameters(self) -> None:
+        assert len({tuple(sorted(params)) for _, params in self.proposals(0)}) == 1
+
+    def test_the_same_seed_gives_the_same_proposals(self) -> None:
+        assert self.proposals(3) == self.proposals(3)
+
+    def test_another_seed_gives_other_proposals(self) -> None:
+        assert self.proposals(3) != self.proposals(4)
+
+    def test_an_assignment_follows_from_its_parameters_alone(self) -> None:
+        strategy, space = self.make(), self.space()
+        for assignment, params in self.proposals(0):
+            assert dict(strategy.propose(optuna.trial.FixedTrial(params), space)) == assignment  # type: ignore[arg-type]

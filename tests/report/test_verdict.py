@@ -1,0 +1,93 @@
+import pytest
+
+from pruneaug.report.verdict import headline, outcome, verdict
+
+
+def test_a_faster_network_within_the_loss_pays(report):
+    assert outcome(report) == "pays"
+    words = verdict(report)
+    assert "Pruning pays" in words
+    assert "onnxruntime" in words
+    assert "0.38 points" in words
+    assert "0.50 allowed" in words
+    assert headline(report) == "2.01× faster"
+
+
+def test_a_slower_network_stays_dense(report):
+    report["speedup_measured"] = 0.8
+    report["best"]["latency_ms_measured"] = 5.0
+    assert outcome(report) == "stay dense"
+    assert verdict(report).startswith("Stay dense")
+
+
+def test_a_gain_within_the_spread_of_the_baseline_stays_dense(report):
+    baseline = report["baselines"][0]
+    report["best"]["latency_ms_measured"] = (baseline["p10"] + baseline["latency_ms"]) / 2
+    report["speedup_measured"] = baseline["latency_ms"] / report["best"]["latency_ms_measured"]
+    assert report["speedup_measured"] > 1
+    assert outcome(report) == "stay dense"
+    assert "spread" in verdict(report)
+
+
+def test_a_network_that_loses_too_much_after_the_final_fine_tuning_stays_dense(report):
+    report["best"]["accuracy_validation"] = report["dense"]["accuracy_validation"] - 0.02
+    assert outcome(report) == "stay dense"
+    assert "2.00 points" in verdict(report)
+
+
+def test_a_loss_equal_to_the_allowed_one_pays_in_spite_of_rounding(report):
+    report["constraint"]["max_accuracy_loss"] = 0.01
+    report["dense"]["accuracy_validation"], report["best"]["accuracy_validation"] = 0.98, 0.97
+    assert 0.98 - 0.97 > 0.01
+    assert outcome(report) == "pays"
+
+
+def test_an_infeasible_search_says_how_close_it_came(infeasible):
+    closest = min((t for t in infeasible["trials"] if t["accuracy_loss"] is not None), key=lambda t: t["accuracy_loss"])
+    words = verdict(infeasible)
+    assert outcome(infeasible) == "infeasible"
+    assert f"trial {closest['number']} " in words
+    assert f"lost {100 * closest['accuracy_loss']:.2f}" in words
+
+
+def test_feasible_trials_without_a_best_network_mean_that_dense_is_as_fast(report):
+    report.update(best=None, speedup_measured=None)
+    assert outcome(report) == "stay dense"
+    assert "predicted to be faster" in verdict(report)
+
+
+def test_trials_that_all_failed_name_the_first_error(infeasible):
+    infeasible["trials"] = [
+        {
+            "number": n,
+            "state": "failed",
+            "accuracy_loss": None,
+            "feasible": False,
+            "error": f"TaskError: file {n} is gone",
+        }
+        for n in (3, 4)
+    ]
+    assert outcome(infeasible) == "stay dense"
+    assert "trial 3 with: TaskError: file 3 is gone" in verdict(infeasible)
+
+
+def test_a_network_that_was_not_measured_says_which_command_measures_it(report):
+    report.update(speedup_measured=None)
+    assert outcome(report) == "unmeasured"
+    assert "pruneaug bench" in verdict(report)
+
+
+def test_a_test_loss_above_the_allowed_one_is_told(report):
+    report["best"]["accuracy_test"] = report["dense"]["accuracy_test"] - 0.021
+    assert outcome(report) == "pays"
+    assert "On the test data it loses 2.10 points" in verdict(report)
+
+
+def test_gained_accuracy_is_not_called_a_loss(report):
+    report["best"]["accuracy_validation"] = report["dense"]["accuracy_validation"] + 0.002
+    assert "0.20 points gained" in verdict(report)
+
+
+@pytest.mark.parametrize("data", [{}, {"best": None, "trials": None}, {"best": {}, "trials": []}])
+def test_empty_data_has_a_verdict(data):
+    assert verdict(data)
