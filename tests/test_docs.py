@@ -4,18 +4,21 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from torch import nn
 
+from pruneaug.errors import InputError
 from pruneaug.latency.records import record_from_json
 from pruneaug.network.layers import find_layers
 from pruneaug.sparsity.masks import check_mask, mask_sparsity
 from pruneaug.sparsity.matrix import weight_matrix
 from pruneaug.sparsity.patterns import Block, LayerChoice
 from pruneaug.spec import load_job, parse_job
+from pruneaug.testing.contracts import PrunerContract
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -80,10 +83,7 @@ def command_tree():
 
 
 def parse(command, words: list[str], parent=None, name: str = "pruneaug") -> None:
-    """Parse without running; raises what the command line would print. Files need not exist."""
-    for parameter in command.params:
-        if hasattr(parameter.type, "exists"):
-            parameter.type.exists = False
+    """Parse without running; raises what the command line would print."""
     context = command.make_context(name, list(words), parent=parent)
     if hasattr(command, "resolve_command"):
         rest = [*context._protected_args, *context.args]
@@ -93,7 +93,12 @@ def parse(command, words: list[str], parent=None, name: str = "pruneaug") -> Non
 
 
 @pytest.mark.parametrize("words", named(shell_commands(), "pruneaug"))
-def test_commands_in_shell_blocks_parse(words):
+def test_commands_in_shell_blocks_parse(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(word) for word in words if not word.startswith("-") and "=" not in word):
+        (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
+        if path.suffix:
+            path.touch()
     parse(command_tree(), words)
 
 
@@ -148,21 +153,25 @@ class FewBatches:
         return model(batch).square().mean()
 
 
-@pytest.fixture
-def pruner_type():
+def documented_pruner(**options):
     (block,) = [block for block in blocks("python") if block.title == "my_pruner.py"]
     assert block.text.count("\n") <= 40
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec(compile(block.text, str(block), "exec"), namespace)
-    return namespace["Taylor"]
+    return namespace["Taylor"](**options)
 
 
-def test_the_documented_pruner_keeps_the_blocks_of_largest_weight_times_gradient(pruner_type):
+class TestTheDocumentedPruner(PrunerContract):
+    def make(self):
+        return documented_pruner()
+
+
+def test_the_documented_pruner_keeps_the_blocks_of_largest_weight_times_gradient():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 8))
     network = find_layers(model, (torch.zeros(1, 24),))
     data = FewBatches()
-    masks = pruner_type(batches=3).prune(model, network, {"0": LayerChoice(Block(4, 1), 0.75)}, data).masks
+    masks = documented_pruner(batches=3).prune(model, network, {"0": LayerChoice(Block(4, 1), 0.75)}, data).masks
 
     loss = sum(data.loss(model, batch) for batch in data.batches(3))
     (gradient,) = torch.autograd.grad(loss, [model[0].weight])
@@ -175,6 +184,6 @@ def test_the_documented_pruner_keeps_the_blocks_of_largest_weight_times_gradient
     assert model[0].weight.grad is None
 
 
-def test_the_documented_pruner_says_that_it_needs_data(pruner_type):
-    with pytest.raises(Exception, match="calibration data"):
-        pruner_type().prune(nn.Linear(2, 2), None, {}, None)
+def test_the_documented_pruner_says_that_it_needs_data():
+    with pytest.raises(InputError, match="calibration data"):
+        documented_pruner().prune(nn.Linear(2, 2), None, {}, None)

@@ -45,7 +45,9 @@ def read_rest(folder: str | Path, digest: str) -> Rest | None:
     try:
         return Rest(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise LatencyTableError(f"{path} must hold the rest of a network, but {error}; delete it and profile again") from error
+        raise LatencyTableError(
+            f"{path} must hold the rest of a network, but {error}; delete it and profile again"
+        ) from error
 
 
 def write_rest(folder: str | Path, rest: Rest) -> None:

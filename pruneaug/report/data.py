@@ -112,7 +112,7 @@ def own_runtimes(data: Data) -> list[Data]:
 def chosen_trial(data: Data) -> Data:
     """The feasible trial of the lowest predicted latency; empty if there is none."""
     feasible = [t for t in rows(data, "trials") if t.get("feasible") and is_number(t.get("latency_ms_predicted"))]
-    return min(feasible, key=lambda t: t["latency_ms_predicted"], default={})
+    return min(feasible, key=lambda t: (t["latency_ms_predicted"], t.get("accuracy_loss") or 0.0), default={})
 
 
 def closest_trial(data: Data) -> Data:

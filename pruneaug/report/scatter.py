@@ -104,7 +104,8 @@ def _accuracy_range(data: Data, trials: Sequence[Data]) -> tuple[float, float]:
     allowed = max_accuracy_loss(data) or 0.0
     nearest = max(shown, default=highest)
     cut = min(highest - max(4 * allowed, 0.02), nearest - 0.01)
-    lowest = min(accuracy for accuracy in [*shown, *marked] if accuracy >= cut)
+    limit = [dense - allowed] if is_number(dense := section(data, "dense").get("accuracy_validation")) else []
+    lowest = min(accuracy for accuracy in [*shown, *marked, *limit] if accuracy >= cut)
     margin = max(0.08 * (highest - lowest), 0.002)
     return max(0.0, lowest - margin), min(highest + margin, 1.005)
 

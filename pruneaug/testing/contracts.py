@@ -18,8 +18,8 @@ from pruneaug.finetune.protocol import FineTuner
 from pruneaug.network.layers import Network, apply_masks, find_layers, get_weight
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.pruners.protocol import Pruned, Pruner, TaskCalibration
-from pruneaug.search.space import SearchSpace, build_space
-from pruneaug.search.strategies.protocol import Strategy
+from pruneaug.searcher.space import SearchSpace, build_space
+from pruneaug.searcher.strategies.protocol import Strategy
 from pruneaug.sparsity.masks import check_mask, mask_sparsity
 from pruneaug.sparsity.matrix import weight_matrix
 from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice

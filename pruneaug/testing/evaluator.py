@@ -10,7 +10,7 @@ from pruneaug.finetune.protocol import Progress
 from pruneaug.network.layers import Network, apply_masks
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.pruners.protocol import Masks
-from pruneaug.search.candidate import Candidate
+from pruneaug.searcher.candidate import Candidate
 from pruneaug.sparsity.masks import mask_sparsity
 from pruneaug.sparsity.patterns import Assignment
 from pruneaug.tasks.protocol import Task

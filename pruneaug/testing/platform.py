@@ -14,7 +14,7 @@ from pruneaug.latency.records import LatencyRecord, error_record
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
-from pruneaug.profile.plan import Cell, wanted
+from pruneaug.profiler.plan import Cell, wanted
 from pruneaug.sparsity.patterns import parse_pattern
 
 ANALYTIC_PLATFORM = Platform(

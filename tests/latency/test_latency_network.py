@@ -4,7 +4,7 @@ from pruneaug.errors import LatencyTableError, NetworkError
 from pruneaug.latency.network import predict
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import LinearOp
-from pruneaug.profile.plan import Cell
+from pruneaug.profiler.plan import Cell
 from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
 from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_latency_us, analytic_table
 

@@ -9,7 +9,7 @@ from pruneaug.errors import LatencyTableError, StorageError
 from pruneaug.latency.records import record_to_json
 from pruneaug.latency.store import Difference, LatencyStore
 from pruneaug.network.ops import LinearOp
-from pruneaug.profile.plan import Cell
+from pruneaug.profiler.plan import Cell
 from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_record
 
 OP = LinearOp(4, 64, 64)

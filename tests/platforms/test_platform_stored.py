@@ -5,7 +5,7 @@ import pytest
 from pruneaug.errors import LatencyTableError, StorageError
 from pruneaug.network.ops import LinearOp
 from pruneaug.platforms import claim_folder, match_platform, merge_folder, open_store, read_platform, write_platform
-from pruneaug.profile.plan import Cell
+from pruneaug.profiler.plan import Cell
 from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_record
 
 RECORD = analytic_record(Cell(LinearOp(1, 2, 3), "dense", 0.0), ANALYTIC_PLATFORM)

@@ -6,7 +6,7 @@ import pytest
 
 from pruneaug.finetune import FINETUNERS
 from pruneaug.pruners import PRUNERS
-from pruneaug.search import STRATEGIES
+from pruneaug.searcher import STRATEGIES
 from pruneaug.spec import dump_job, load_job, parse_job
 from pruneaug.tasks import MODELS, TASKS
 

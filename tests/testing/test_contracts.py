@@ -1,8 +1,8 @@
 from pruneaug.finetune.train import Train
 from pruneaug.pruners.magnitude import Magnitude
-from pruneaug.search.strategies.joint import Joint
-from pruneaug.search.strategies.random import Random
-from pruneaug.search.strategies.uniform import Uniform
+from pruneaug.searcher.strategies.joint import Joint
+from pruneaug.searcher.strategies.random import Random
+from pruneaug.searcher.strategies.uniform import Uniform
 from pruneaug.testing.contracts import FineTunerContract, PrunerContract, StrategyContract, TaskContract
 from pruneaug.testing.task import ToyTask
 

@@ -1,0 +1,98 @@
+"""The verb `export`: a finished search's best network as a checkpoint, measured, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pruneaug.api.benching import BASELINES, measure
+from pruneaug.api.job import OpenJob, Progress, open_job
+from pruneaug.api.reporting import build_report, write_report
+from pruneaug.errors import RunError
+from pruneaug.exporter.checkpoint import add_facts, write_checkpoint
+from pruneaug.latency.network import predict
+from pruneaug.profiler.network import Subject
+from pruneaug.report.data import OWN_DENSE, OWN_PRUNED
+from pruneaug.runtime.plan import plan_layers
+from pruneaug.searcher.dense import load_dense
+from pruneaug.searcher.final import finalize, load_best
+from pruneaug.searcher.rundir import RunDir
+from pruneaug.searcher.trial import read_records
+from pruneaug.tasks.protocol import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """`checkpoint` is None if dense is the answer; `report` is what report.json holds."""
+
+    checkpoint: Path | None
+    report: Mapping[str, Any]
+
+
+def export(
+    run: str | Path, *, task: Task | None = None, measured: bool = True, progress: Progress | None = None
+) -> Exported:
+    """Write RUN/checkpoint, measure it against the dense network, and write RUN/report.json and report.html.
+
+    `task` is needed again where the search was given one. `measured` False leaves the measuring out.
+    Raises RunError if the search has not ended.
+    """
+    folder = RunDir(run)
+    if not folder.resolved.exists():
+        raise RunError(
+            f"a run folder must hold {folder.resolved.name}, but {folder.path} does not; run `pruneaug search JOB`"
+        )
+    return export_job(open_job(folder.resolved, task), folder, measured, progress)
+
+
+def export_job(job: OpenJob, run: RunDir, measured: bool = True, progress: Progress | None = None) -> Exported:
+    """`export` for a job that is already open."""
+    records = read_records(run.trials)
+    if not (run.dense / "record.json").exists() or not records:
+        raise RunError(f"an export needs a finished search, but {run.path} has no trial yet; run `pruneaug search JOB`")
+    table, rest, warnings = job.measured()
+    if progress is not None:
+        progress("Export", 0, 2, "test accuracy")
+    scores = finalize(job.task, run)
+    best = load_best(job.task, run)
+    dense_model = load_dense(job.task, run)
+    predicted = predict(job.network, {} if best is None else best.trial.assignment, table, rest.rest_us)
+    dense_plans = plan_layers(job.network, {}, table)
+    dense = Subject(OWN_DENSE, job.program(dense_model), job.network, dense_plans)
+    pruned, checkpoint = None, None
+    if best is not None:
+        plans = plan_layers(job.network, best.trial.assignment, table)
+        checkpoint = write_checkpoint(
+            run.path / "checkpoint",
+            best.model.state_dict(),
+            job.network,
+            best.trial.assignment,
+            plans,
+            dense_plans,
+            job.example_inputs,
+            _facts(job, predicted.total_us, predicted.total_us_dense),
+        )
+        pruned = Subject(OWN_PRUNED, job.program(best.model), job.network, plans, best.masks)
+    if progress is not None:
+        progress("Export", 2, 2, "")
+    times = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress) if measured else ()
+    report = build_report(job, run, records, scores, best, predicted, dense_model, times, warnings)
+    if checkpoint is not None:
+        add_facts(checkpoint, {key: report[key] for key in ("dense", "best", "best_dense", "speedup_measured")})
+    write_report(run, report)
+    return Exported(checkpoint, report)
+
+
+def _facts(job: OpenJob, predicted_us: float, dense_us: float) -> dict[str, Any]:
+    build = getattr(job.task, "build", None)
+    return {
+        "platform": job.platform.to_json(),
+        "latency": {"ms_predicted": predicted_us / 1e3, "ms_predicted_dense": dense_us / 1e3},
+        "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in job.network.kept_dense],
+        # A task given in Python is not in the spec, so the spec could not rebuild its network.
+        "spec": None if job.given_task is not None else job.spec.model_dump(mode="json"),
+        "model_facts": dict(build.keywords) if isinstance(build, partial) else {},
+    }

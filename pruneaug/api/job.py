@@ -1,0 +1,102 @@
+"""A job with everything it names: the task, the network, the platform and its latency table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from pruneaug.errors import LatencyTableError
+from pruneaug.latency.rest import Rest, network_digest, read_rest
+from pruneaug.latency.store import LatencyStore
+from pruneaug.latency.table import LatencyTable
+from pruneaug.network.layers import Network, find_layers
+from pruneaug.platforms import Platform, detect, match_platform, open_store
+from pruneaug.runtime.graph import export_program
+from pruneaug.spec import load_job, parse_job
+from pruneaug.spec.models import JobSpec
+from pruneaug.tasks import build_task
+from pruneaug.tasks.protocol import Task
+
+Job = JobSpec | Mapping[str, Any] | str | Path
+"""A spec, what a spec file holds, or the path of one."""
+
+Progress = Callable[[str, int, int, str], None]
+"""(stage, done, in all, a note)."""
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """A job whose parts are made when they are first needed, once."""
+
+    spec: JobSpec
+    given_task: Task | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        return self.given_task or build_task(self.spec.task)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network as the task builds it, in eval mode; only its shapes count here."""
+        return self.task.build_model().eval()
+
+    @cached_property
+    def example_inputs(self) -> tuple[torch.Tensor, ...]:
+        return tuple(self.task.example_inputs(self.spec.platform.batch))
+
+    @cached_property
+    def network(self) -> Network:
+        return find_layers(self.model, self.example_inputs)
+
+    @cached_property
+    def platform(self) -> Platform:
+        return detect(self.spec.platform.threads, self.spec.platform.name)
+
+    @cached_property
+    def store(self) -> LatencyStore:
+        return open_store(self.spec.platform.latency_db, self.platform)
+
+    def program(self, model: nn.Module) -> ExportedProgram:
+        """The operators of `model`, a network of this job with any weights."""
+        return export_program(model, self.example_inputs)
+
+    def rest(self) -> Rest | None:
+        """What the rest of the network takes on the platform; None if it was not measured yet."""
+        return read_rest(self.store.folder, network_digest(self.model, self.network))
+
+    def measured(self) -> tuple[LatencyTable, Rest, tuple[str, ...]]:
+        """The platform's table, the network's rest, and warnings.
+
+        Raises LatencyTableError if the platform or the network was not profiled.
+        """
+        if not self.store.libraries():
+            raise LatencyTableError(
+                f"a search needs the latency table of platform {self.platform.name!r}, but {self.store.folder} has "
+                "none; run `pruneaug profile JOB` first"
+            )
+        warnings = match_platform(self.store.folder, self.platform)
+        rest = self.rest()
+        if rest is None:
+            raise LatencyTableError(
+                f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
+                "run `pruneaug profile JOB` first"
+            )
+        return self.store.table(), rest, warnings
+
+
+def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:
+    """Read and check a job. Raises SpecError."""
+    if isinstance(job, str | Path):
+        return OpenJob(load_job(job, overrides), task)
+    return OpenJob(job if isinstance(job, JobSpec) and not overrides else parse_job(_mapping(job), overrides), task)
+
+
+def _mapping(job: JobSpec | Mapping[str, Any]) -> Mapping[str, Any]:
+    return job.model_dump(mode="json") if isinstance(job, JobSpec) else job

@@ -1,0 +1,69 @@
+"""The verb `load`: a checkpoint as a network that runs on this machine's kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneaug.errors import CheckpointError
+from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
+from pruneaug.platforms import Platform, detect
+from pruneaug.runtime.graph import export_program
+from pruneaug.runtime.network import CompiledNetwork, compile_network
+from pruneaug.spec import parse_job
+from pruneaug.tasks import build_task
+from pruneaug.tasks.network import NetworkSource
+
+
+def load(folder: str | Path, *, model: nn.Module | None = None, threads: int | None = None) -> CompiledNetwork:
+    """The checkpoint's network, compiled for this machine: a callable on inputs of the exported shapes.
+
+    `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
+    loaded into it. Raises CheckpointError if the folder is not whole, CompileError.
+    """
+    from pruneaug.kernels.build import Builder, CpuTarget
+
+    checkpoint = read_checkpoint(folder)
+    model = load_model(checkpoint, model)
+    platform = detect(threads or int(checkpoint.info["platform"]["threads"]))
+    builder = Builder(
+        CpuTarget(platform.vector_lanes, platform.vector_registers, platform.threads, platform.mcpu or "")
+    )
+    program = export_program(model, checkpoint.example_inputs)
+    return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), builder)
+
+
+def plans_for(checkpoint: Checkpoint, platform: Platform) -> dict[str, Any]:
+    """The exported plans on the platform they were measured on; elsewhere none, and the likeliest variants serve."""
+    return dict(checkpoint.plans) if checkpoint.info["platform"]["fingerprint"] == platform.fingerprint else {}
+
+
+def load_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.Module:
+    """The checkpoint's weights in a PyTorch network, in eval mode: `model`, or the one that its job names.
+
+    Raises CheckpointError if there is neither, or if the weights are of another network.
+    """
+    if model is None:
+        model = _build(checkpoint)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights of {checkpoint.folder} must be of this network, but {error}; give `model=` the one it was pruned from"
+        ) from error
+    return model.eval()
+
+
+def _build(checkpoint: Checkpoint) -> nn.Module:
+    spec = checkpoint.info.get("spec")
+    if spec is None:
+        raise CheckpointError(
+            f"{checkpoint.folder} was exported from a network in Python, so only its weights are there; "
+            "load it with `pruneaug.load(folder, model=...)`"
+        )
+    task = parse_job(spec).task
+    if task.model is None:
+        return build_task(task).build_model()
+    return NetworkSource(task.model).build(**checkpoint.info["model_facts"])

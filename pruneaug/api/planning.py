@@ -1,0 +1,71 @@
+"""The dry run: what a search would do, before it does it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pruneaug.api.job import Job, OpenJob, open_job
+from pruneaug.api.profiling import cells_to_measure
+from pruneaug.errors import LatencyTableError
+from pruneaug.latency.network import predict
+from pruneaug.searcher.space import build_space
+from pruneaug.spec.models import TrainSpec
+from pruneaug.tasks.protocol import Task
+
+_CELL_S = 0.2  # about what one cell of a profile takes
+
+
+def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
+    """Layers, size of the space, table coverage, dense and best reachable latency, and the time that a run would take.
+
+    One training step is run for the estimate. Latencies are None where the platform was not profiled yet.
+    """
+    opened = open_job(job, task)
+    missing, cells = cells_to_measure(opened)
+    search, training = opened.spec.search, opened.spec.finetune
+    step_s = _step_s(opened, training.trial)
+    facts: dict[str, Any] = {
+        "platform": opened.platform.name,
+        "layers": [
+            {"name": layer.name, "op": layer.op.key, "calls": layer.calls, "macs": layer.op.macs}
+            for layer in opened.network.layers
+        ],
+        "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in opened.network.kept_dense],
+        "cells": cells,
+        "cells_missing": missing,
+        "coverage": 1 - missing / cells,
+        "space_size": None,
+        "latency_ms_dense": None,
+        "latency_ms_best": None,
+        "seconds_profile": missing * _CELL_S,
+        "seconds_dense_training": 0.0 if opened.task.trained else _training_s(opened, opened.spec.task.train, step_s),
+        "seconds_search": search.trials * _training_s(opened, training.trial, step_s)
+        + _training_s(opened, training.final, step_s),
+    }
+    try:
+        table, rest, _ = opened.measured()
+        space = build_space(opened.network, opened.spec.space, table)
+    except LatencyTableError:
+        return facts
+    return facts | {
+        "space_size": space.size(),
+        "latency_ms_dense": predict(opened.network, {}, table, rest.rest_us).total_us / 1e3,
+        "latency_ms_best": space.best_possible_us(rest.rest_us) / 1e3,
+    }
+
+
+def _step_s(job: OpenJob, spec: TrainSpec) -> float:
+    """Seconds of one training step, after one to warm up."""
+    model = job.task.build_model().train()
+    batch = next(iter(job.task.batches("train", spec.batch_size, 0)))
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        job.task.loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+        seconds = time.perf_counter() - start
+    return seconds
+
+
+def _training_s(job: OpenJob, spec: TrainSpec, step_s: float) -> float:
+    return spec.epochs * -(-job.task.size("train") // spec.batch_size) * step_s

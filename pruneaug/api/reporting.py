@@ -1,0 +1,156 @@
+"""From a finished run to the data of its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruneaug.api.benching import as_json, summary
+from pruneaug.api.job import OpenJob
+from pruneaug.files import atomic_write_text
+from pruneaug.latency.network import NetworkLatency
+from pruneaug.profiler.network import NetworkTime
+from pruneaug.report import VERSION, read_report, render_html, verdict
+from pruneaug.report.data import OWN_DENSE, OWN_PRUNED
+from pruneaug.searcher.final import BestNetwork, FinalScores
+from pruneaug.searcher.rundir import RunDir, read_json
+from pruneaug.searcher.trial import TrialRecord
+from pruneaug.sparsity.operations import operation_sparsity
+
+
+def build_report(
+    job: OpenJob,
+    run: RunDir,
+    records: Mapping[int, TrialRecord],
+    scores: FinalScores,
+    best: BestNetwork | None,
+    predicted: NetworkLatency,
+    dense_model: nn.Module,
+    times: Sequence[NetworkTime],
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """The data of report.json; the keys are listed in docs/formats.md. Latencies are NaN-free: None where unmeasured."""
+    by_runtime = {time.runtime: time for time in times}
+    facts = summary(times)
+    weights = sum(parameter.numel() for parameter in dense_model.parameters())
+    dense = {
+        "accuracy_validation": read_json(run.dense / "record.json")["accuracy_validation"],
+        "accuracy_test": scores.dense,
+        "latency_ms_predicted": predicted.total_us_dense / 1e3,
+        **_measured(by_runtime.get(OWN_DENSE)),
+        "sparsity": 0.0,
+        "operation_sparsity": 0.0,
+        "size_bytes": 4 * weights,
+    }
+    pruned = None
+    if best is not None:
+        removed = sum(int((~mask).sum()) for mask in best.masks.values())
+        pruned = {
+            "accuracy_validation": best.accuracy_validation,
+            "accuracy_test": scores.best,
+            "latency_ms_predicted": predicted.total_us / 1e3,
+            **_measured(by_runtime.get(OWN_PRUNED)),
+            "sparsity": best.trial.sparsity,
+            "operation_sparsity": operation_sparsity(job.network, best.masks),
+            "size_bytes": 4 * (weights - removed),
+        }
+    measured_ms = None if pruned is None else pruned["latency_ms_measured"]
+    data: dict[str, Any] = {
+        "version": VERSION,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": {"name": Path(job.spec.run).name, "spec": job.spec.model_dump(mode="json")},
+        "platform": job.platform.to_json(),
+        "network": {
+            "name": job.spec.task.model.name if job.spec.task.model else type(dense_model).__name__,
+            "parameters": weights,
+            "macs": sum(layer.calls * layer.op.macs for layer in job.network.layers),
+        },
+        "constraint": {"max_accuracy_loss": job.spec.search.max_accuracy_loss},
+        "dense": dense,
+        "best": pruned,
+        "baselines": [as_json(time) for time in times if time.runtime not in (OWN_DENSE, OWN_PRUNED)],
+        "best_dense": facts["best_dense"],
+        "speedup_measured": facts["speedup_vs_best_dense"],
+        "prediction_error": predicted.total_us / 1e3 / measured_ms - 1 if measured_ms else None,
+        "layers": _layers(job, predicted),
+        "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in job.network.kept_dense],
+        "rest_us": predicted.rest_us,
+        "trials": [_trial(records[number]) for number in sorted(records)],
+        "search": _search(job, records),
+        "warnings": list(warnings),
+    }
+    return {**data, "verdict": verdict(data)}
+
+
+def write_report(run: RunDir, data: Mapping[str, Any]) -> Path:
+    """Write report.json and report.html into the run folder; the path of the page. Raises StorageError."""
+    atomic_write_text(run.path / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    atomic_write_text(run.path / "report.html", render_html(data))
+    return run.path / "report.html"
+
+
+def report(run: str | Path) -> dict[str, Any]:
+    """The report of a finished run, its page made anew. Raises RunError if the run has none."""
+    folder = RunDir(run)
+    data = read_report(folder.path / "report.json")
+    write_report(folder, data)
+    return data
+
+
+def _measured(time: NetworkTime | None) -> dict[str, float | None]:
+    return {
+        "latency_ms_measured": None if time is None else time.latency_ms,
+        "latency_ms_p10": None if time is None else time.p10_ms,
+        "latency_ms_p90": None if time is None else time.p90_ms,
+    }
+
+
+def _layers(job: OpenJob, predicted: NetworkLatency) -> list[dict[str, Any]]:
+    table, _, _ = job.measured()
+    rows = []
+    for layer in predicted.layers:
+        record = table.record(layer.op, layer.choice)
+        rows.append(
+            {
+                "name": layer.name,
+                "op": layer.op.key,
+                "calls": layer.calls,
+                **layer.choice.to_json(),
+                "latency_us_dense": layer.latency_us_dense,
+                "latency_us": layer.latency_us,
+                "library": record.library,
+                "variant": record.variant,
+            }
+        )
+    return rows
+
+
+def _trial(record: TrialRecord) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "state": record.state,
+        "latency_ms_predicted": record.latency_us / 1e3,
+        "accuracy_validation": record.accuracy_validation,
+        "accuracy_loss": record.accuracy_loss,
+        "feasible": record.feasible,
+        "sparsity": record.sparsity,
+        "seconds": record.seconds,
+        "error": record.error,
+    }
+
+
+def _search(job: OpenJob, records: Mapping[int, TrialRecord]) -> dict[str, Any]:
+    states = [record.state for record in records.values()]
+    return {
+        "strategy": job.spec.search.strategy,
+        "trials_done": states.count("complete"),
+        "skipped": states.count("skipped"),
+        "failed": states.count("failed"),
+        "seconds": sum(record.seconds for record in records.values()),
+        "epochs": sum(record.epochs for record in records.values()),
+    }

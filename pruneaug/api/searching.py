@@ -1,0 +1,23 @@
+"""The verb `search`: find the fastest network that is accurate enough."""
+
+from __future__ import annotations
+
+from pruneaug.api.job import Job, OpenJob, Progress, open_job
+from pruneaug.searcher.result import SearchResult
+from pruneaug.searcher.study import run_search
+from pruneaug.tasks.protocol import Task
+
+
+def search(job: Job, *, task: Task | None = None, progress: Progress | None = None) -> SearchResult:
+    """Search, or go on with a search of this job that was stopped or killed.
+
+    `task` is the user's own network and data (see `pruneaug.tasks.task_from_modules`), instead of the one that the job
+    names. Raises InputError for a wrong job or a platform that was not profiled, TrainingError, StorageError.
+    """
+    return search_job(open_job(job, task), progress)
+
+
+def search_job(job: OpenJob, progress: Progress | None = None) -> SearchResult:
+    """`search` for a job that is already open."""
+    table, rest, _ = job.measured()
+    return run_search(job.spec, job.task, job.network, table, rest.rest_us, job.spec.run, progress=progress)

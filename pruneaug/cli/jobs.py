@@ -1,0 +1,89 @@
+"""Commands that do a job: run, profile, search, export, bench, report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pruneaug import api
+from pruneaug.api.benching import BASELINES
+from pruneaug.api.reporting import report as read_report
+from pruneaug.cli.output import Job, Json, Run, Set, console, print_json
+from pruneaug.cli.tables import bench_table, plan_table, profile_summary, search_summary
+from pruneaug.errors import InfeasibleError
+from pruneaug.report import Progress, console_report, outcome
+from pruneaug.spec import load_job
+
+
+def run(job: Job, set_: Set = None, as_json: Json = False) -> None:
+    """Do the whole job: profile, search, export, measure, report. Goes on where an earlier run stopped."""
+    spec = load_job(job, set_ or ())
+    with Progress() as progress:
+        exported = api.run(spec, progress=progress.update)
+    _finish(exported.report, spec.run, as_json)
+
+
+def profile(job: Job, set_: Set = None, as_json: Json = False) -> None:
+    """Measure this machine for the layers of the job's network. A second profile measures only what is missing."""
+    spec = load_job(job, set_ or ())
+    with Progress() as progress:
+        result = api.profile(spec, progress=progress.update)
+    profile_summary(result, as_json)
+
+
+def search(
+    job: Job,
+    set_: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the search would do, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the fastest network that is accurate enough. Goes on where an earlier search stopped."""
+    spec = load_job(job, set_ or ())
+    if dry_run:
+        plan = api.dry_run(spec)
+        print_json(plan) if as_json else console().print(plan_table(plan))
+        return
+    with Progress() as progress:
+        result = api.search(spec, progress=progress.update)
+    search_summary(result, spec.run, as_json)
+    if result.best is None and result.closest is not None:
+        raise InfeasibleError(f"nothing met the constraint: {result.how_close}; dense is the answer")
+
+
+def export(
+    run: Run,
+    measured: Annotated[bool, typer.Option("--bench/--no-bench", help="Measure it against the dense network.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Write the best network of a search as RUN/checkpoint, measure it, and write the report."""
+    with Progress() as progress:
+        exported = api.export(run, measured=measured, progress=progress.update)
+    _finish(exported.report, run, as_json)
+
+
+def bench(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint folder.")],
+    against: Annotated[str, typer.Option(help="Runtimes of the dense network, with commas.")] = ",".join(BASELINES),
+    threads: Annotated[int | None, typer.Option(help="CPU threads; none: those it was exported for.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a checkpoint against the dense network, in turns."""
+    with Progress() as progress:
+        names = [name.strip() for name in against.split(",") if name.strip()]
+        result = api.bench(checkpoint, against=names, threads=threads, progress=progress.update)
+    print_json(result) if as_json else console().print(bench_table(result))
+
+
+def report(run: Run, as_json: Json = False) -> None:
+    """Show the report of a run, and write its page anew."""
+    data = read_report(run)
+    print_json(data) if as_json else console().print(console_report(data))
+
+
+def _finish(report: Any, folder: str, as_json: bool) -> None:
+    print_json(report) if as_json else console().print(console_report(report))
+    if not as_json:
+        console().print(f"Report: {folder}/report.html", markup=False, highlight=False)
+    if outcome(report) == "infeasible":
+        raise InfeasibleError("nothing met the constraint; the report says how close it came, and dense is the answer")

@@ -1,0 +1,117 @@
+"""Tables and sentences of the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pruneaug.cli.output import console, print_json
+from pruneaug.profiler.run import ProfileResult
+from pruneaug.searcher.result import SearchResult
+
+
+def profile_summary(result: ProfileResult, as_json: bool) -> None:
+    failed = [
+        {"op": r.op.key, "pattern": r.pattern, "sparsity": r.sparsity, "library": r.library, "error": r.error}
+        for r in result.failed
+    ]
+    if as_json:
+        print_json(
+            {
+                "measured": result.measured,
+                "reused": result.reused,
+                "failed": failed,
+                "warnings": list(result.warnings),
+            }
+        )
+        return
+    out = console()
+    out.print(f"{result.measured} cells measured, {result.reused} known already, {len(failed)} failed", highlight=False)
+    for row in failed:
+        out.print(f"failed: {row['op']} {row['pattern']}@{row['sparsity']:g}: {row['error']}", markup=False)
+    for warning in result.warnings:
+        out.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def search_summary(result: SearchResult, folder: str, as_json: bool) -> None:
+    best = result.best
+    facts = {
+        "run": folder,
+        "trials": len(result.trials),
+        "dense_accuracy_validation": result.dense_accuracy,
+        "dense_latency_ms_predicted": result.dense_latency_us / 1e3,
+        "best": None
+        if best is None
+        else {
+            "number": best.number,
+            "accuracy_validation": result.best_accuracy,
+            "latency_ms_predicted": best.latency_us / 1e3,
+            "sparsity": best.sparsity,
+            "assignment": {name: choice.to_json() for name, choice in best.assignment.items()},
+        },
+        "how_close": result.how_close,
+    }
+    if as_json:
+        print_json(facts)
+        return
+    out = console()
+    out.print(result.how_close, markup=False, highlight=False)
+    if best is not None:
+        out.print(
+            f"predicted {best.latency_us / 1e3:.3f} ms against {result.dense_latency_us / 1e3:.3f} ms dense, validation "
+            f"accuracy {result.best_accuracy:.4f} against {result.dense_accuracy:.4f}; next: pruneaug export {folder}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def plan_table(plan: Mapping[str, Any]) -> RenderableType:
+    """What a dry run found."""
+    layers = Table(title="Prunable layers", title_justify="left")
+    for column in ("layer", "op", "calls", "M MACs"):
+        layers.add_column(column, justify="left" if column in ("layer", "op") else "right")
+    for layer in plan["layers"]:
+        layers.add_row(layer["name"], layer["op"], str(layer["calls"]), f"{layer['macs'] / 1e6:.2f}")
+    size = plan["space_size"]
+    lines = [
+        f"platform            {plan['platform']}",
+        f"size of the space   {'not known before the profile' if size is None else f'{size:.3g} assignments'}",
+        f"table coverage      {plan['coverage']:.0%} ({plan['cells_missing']} of {plan['cells']} cells to measure)",
+        f"dense latency       {_ms(plan['latency_ms_dense'])}",
+        f"best reachable      {_ms(plan['latency_ms_best'])}",
+        f"estimated time      profile {_time(plan['seconds_profile'])}, dense training "
+        f"{_time(plan['seconds_dense_training'])}, search at most {_time(plan['seconds_search'])}",
+    ]
+    kept = [f"stays dense: {row['name']}: {row['reason']}" for row in plan["kept_dense"]]
+    return Group(layers, Text("\n".join([*lines, *kept])))
+
+
+def bench_table(result: Mapping[str, Any]) -> RenderableType:
+    """Every runtime's time, fastest first, and the speed-up."""
+    table = Table(title=f"One forward pass on {result['platform']}", title_justify="left")
+    for column in ("runtime", "median ms", "p10", "p90", "runs", "relative error"):
+        table.add_column(column, justify="left" if column == "runtime" else "right")
+    rows = sorted(result["runtimes"], key=lambda row: (row["latency_ms"] is None, row["latency_ms"]))
+    for row in rows:
+        if row["error"] is not None:
+            table.add_row(row["runtime"], "failed", "", "", "", row["error"][-200:])
+            continue
+        numbers = (f"{row[key]:.3f}" for key in ("latency_ms", "p10", "p90"))
+        table.add_row(row["runtime"], *numbers, str(row["runs"]), f"{row['max_relative_error']:.1e}")
+    speedup = result["speedup_vs_best_dense"]
+    lines = [] if speedup is None else [f"{speedup:.2f}x against the best dense, {result['best_dense']}"]
+    if result["predicted_ms"] is not None:
+        lines.append(f"predicted {result['predicted_ms']:.3f} ms")
+    return Group(table, Text("\n".join([*lines, *(f"warning: {text}" for text in result["warnings"])])))
+
+
+def _ms(value: float | None) -> str:
+    return "not known before the profile" if value is None else f"{value:.3f} ms"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

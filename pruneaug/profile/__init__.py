@@ -1,6 +1,0 @@
-"""Profiling: what to measure on this platform, and a process that measures it."""
-
-from pruneaug.profile.plan import Cell, plan
-from pruneaug.profile.run import ProfileResult, profile_ops
-
-__all__ = ["Cell", "ProfileResult", "plan", "profile_ops"]

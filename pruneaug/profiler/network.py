@@ -1,0 +1,169 @@
+"""Measuring whole networks: several runtimes in turns, each in its own process, and what is left beside the layers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.export import ExportedProgram
+
+from pruneaug.errors import MeasurementError
+from pruneaug.latency.network import predict
+from pruneaug.latency.rest import Rest, network_digest
+from pruneaug.latency.table import LatencyTable
+from pruneaug.network.layers import Network
+from pruneaug.platforms.platform import Platform
+from pruneaug.profiler.lines import LineProcess, ProcessEnded
+from pruneaug.profiler.network_worker import tensors_of
+from pruneaug.profiler.process import worker_environment
+from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
+
+_START_S = 600.0  # torch.compile of a large network takes minutes on few cores
+_TURN_S = 60.0
+_REST_S = 0.02  # between turns, so that the spinning threads of the last process have gone to sleep
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A network in a runtime: "torch", "torch-compile", or any other name for our own with these plans and masks."""
+
+    runtime: str
+    program: ExportedProgram
+    network: Network | None = None
+    plans: Mapping[str, LayerPlan] = field(default_factory=dict)
+    masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTime:
+    """The measured time of one forward pass; `error` says why there is none.
+
+    `max_relative_error` is norm(output - expected) / norm(expected) against PyTorch's operators on the same weights.
+    """
+
+    runtime: str
+    latency_ms: float | None
+    p10_ms: float | None
+    p90_ms: float | None
+    runs: int
+    max_relative_error: float | None
+    error: str | None = None
+
+
+def time_networks(
+    subjects: Sequence[Subject],
+    platform: Platform,
+    *,
+    rounds: int = 8,
+    turn_s: float = 0.25,
+    progress: Progress | None = None,
+) -> tuple[NetworkTime, ...]:
+    """Time the subjects on their programs' example inputs, in `rounds` interleaved turns of about `turn_s` seconds.
+
+    A runtime that does not start, crashes or hangs becomes a result with an error; the others go on.
+    """
+    with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, ExitStack() as stack:
+        processes: dict[int, LineProcess] = {}
+        errors: dict[int, str] = {}
+        accuracy: dict[int, float] = {}
+        times: dict[int, list[float]] = {index: [] for index in range(len(subjects))}
+        for index, subject in enumerate(subjects):
+            if progress is not None:
+                progress(index, len(subjects) + rounds, f"compiling for {subject.runtime}")
+            process = stack.enter_context(_start(platform))
+            try:
+                process.send(_setup(subject, platform, Path(folder) / str(index)))
+                accuracy[index] = float(json.loads(process.read(_START_S))["max_relative_error"])
+                processes[index] = process
+            except ProcessEnded as error:
+                errors[index] = f"its process {error}"
+        for turn in range(rounds):
+            if progress is not None:
+                progress(len(subjects) + turn, len(subjects) + rounds, "measuring")
+            for index, process in list(processes.items()):
+                time.sleep(_REST_S)
+                try:
+                    process.send({"seconds": turn_s, "least": 3})
+                    times[index] += json.loads(process.read(_TURN_S + turn_s))["times_us"]
+                except ProcessEnded as error:
+                    errors[index] = f"its process {error}"
+                    del processes[index]
+        return tuple(
+            _result(subject.runtime, times[index], accuracy.get(index), errors.get(index))
+            for index, subject in enumerate(subjects)
+        )
+
+
+def _start(platform: Platform) -> LineProcess:
+    command = [sys.executable, "-m", "pruneaug.profiler.network_worker"]
+    return LineProcess(command, worker_environment(platform.threads))
+
+
+def _setup(subject: Subject, platform: Platform, folder: Path) -> dict[str, Any]:
+    """Write what the process needs into `folder` and say where it is."""
+    folder.mkdir()
+    torch.export.save(subject.program, folder / "program.pt2")
+    inputs, _ = subject.program.example_inputs
+    with torch.inference_mode():
+        expected = tensors_of(subject.program.module(check_guards=False)(*inputs))
+    save_file({str(i): y.contiguous().clone() for i, y in enumerate(expected)}, folder / "expected.safetensors")
+    if subject.masks:
+        save_file({name: mask.contiguous() for name, mask in subject.masks.items()}, folder / "masks.safetensors")
+    layers = () if subject.network is None else subject.network.layers
+    return {
+        "runtime": subject.runtime,
+        "threads": platform.threads,
+        "program": str(folder / "program.pt2"),
+        "expected": str(folder / "expected.safetensors"),
+        "masks": str(folder / "masks.safetensors") if subject.masks else None,
+        "layers": [
+            {"name": layer.name, "op": layer.op.key, **plan_to_json(subject.plans.get(layer.name, LayerPlan()))}
+            for layer in layers
+        ],
+        "target": {
+            "lanes": platform.vector_lanes,
+            "registers": platform.vector_registers,
+            "threads": platform.threads,
+            "mcpu": platform.mcpu or "",
+        },
+    }
+
+
+def _result(runtime: str, times_us: list[float], accuracy: float | None, error: str | None) -> NetworkTime:
+    if error is not None or not times_us:
+        return NetworkTime(runtime, None, None, None, 0, accuracy, error or "it was not measured")
+    p10, median, p90 = (float(value) / 1e3 for value in np.percentile(times_us, (10, 50, 90)))
+    return NetworkTime(runtime, median, p10, p90, len(times_us), accuracy)
+
+
+def measure_rest(
+    model: nn.Module, program: ExportedProgram, network: Network, table: LatencyTable, platform: Platform
+) -> Rest:
+    """Run the dense network as its table plans it and subtract its layers' times.
+
+    Raises MeasurementError if the network does not run, LatencyTableError if the table lacks a layer.
+    """
+    subject = Subject("pruneaug dense", program, network, plan_layers(network, {}, table))
+    (result,) = time_networks([subject], platform)
+    if result.latency_ms is None:
+        raise MeasurementError(f"the dense network must run on this platform, but {result.error}")
+    return Rest(
+        network=network_digest(model, network),
+        dense_us=result.latency_ms * 1e3,
+        layers_us=predict(network, {}, table, 0.0).total_us,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,107 @@
+"""The process that runs one network in one runtime: how it is made on stdin's first line, then one line for each turn.
+
+Every runtime has a process of its own. Thread pools that share a process disturb each other: the threads of one spin
+on the cores for a while after its last operator, while the next runtime already works.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from pruneaug.profiler.worker import claim_stdout, die_with_parent
+
+_WARM_UP = 3  # calls at the start of every turn: wake the threads, fill the caches
+
+
+def main() -> None:
+    die_with_parent()
+    with claim_stdout() as out:
+
+        def say(value: Mapping[str, Any]) -> None:
+            out.write(json.dumps(value) + "\n")
+            out.flush()
+
+        setup = json.loads(sys.stdin.readline())
+        torch.set_num_threads(setup["threads"])
+        call = make_call(setup)
+        say({"event": "ready", "max_relative_error": _relative_error(call(), setup["expected"])})
+        for line in sys.stdin:
+            turn = json.loads(line)
+            say({"times_us": _turn_us(call, turn["seconds"], turn["least"])})
+
+
+def make_call(setup: Mapping[str, Any]) -> Callable[[], Any]:
+    """The network of `setup["program"]` in the runtime `setup["runtime"]`, ready to run on its example inputs."""
+    program = torch.export.load(setup["program"])
+    inputs, _ = program.example_inputs
+    runtime = setup["runtime"]
+    if runtime in ("torch", "torch-compile"):
+        network: Any = program.module(check_guards=False)
+        if runtime == "torch-compile":
+            import torch._inductor.config as inductor
+
+            inductor.freezing = True  # weights are constants, as for every other runtime
+            network = torch.compile(network)
+    else:
+        network = _compiled(program, setup)
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return network(*inputs)
+
+    with torch.no_grad():  # the compiler's freezing does not work in inference mode
+        network(*inputs)
+    return call
+
+
+def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -> Any:
+    from safetensors.torch import load_file
+
+    from pruneaug.kernels.build import Builder, CpuTarget
+    from pruneaug.network.layers import Layer, Network
+    from pruneaug.network.ops import parse_op
+    from pruneaug.runtime.network import compile_network
+    from pruneaug.runtime.plan import plan_from_json
+
+    layers = tuple(Layer(layer["name"], parse_op(layer["op"])) for layer in setup["layers"])
+    plans = {layer["name"]: plan_from_json(layer) for layer in setup["layers"]}
+    masks = {name: mask.bool() for name, mask in load_file(setup["masks"]).items()} if setup["masks"] else {}
+    return compile_network(program, Network(layers), masks, plans, Builder(CpuTarget(**setup["target"])))
+
+
+def tensors_of(output: Any) -> list[torch.Tensor]:
+    """The floating-point tensors in what a network returned."""
+    leaves = torch.utils._pytree.tree_leaves(output)
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+
+
+def _relative_error(output: Any, expected_path: str) -> float:
+    """norm(output - expected) / norm(expected) over all tensors of the output."""
+    from safetensors.torch import load_file
+
+    expected = load_file(expected_path)
+    got = tensors_of(output)
+    difference = sum(float((y.double() - expected[str(i)].double()).square().sum()) for i, y in enumerate(got))
+    return float((difference / max(1e-60, sum(float(y.double().square().sum()) for y in expected.values()))) ** 0.5)
+
+
+def _turn_us(call: Callable[[], Any], seconds: float, least: int) -> list[float]:
+    for _ in range(_WARM_UP):
+        call()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < least or time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e6)
+    return times
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Profiling: measure every cell that has no time yet, and keep each record at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pruneaug.errors import RunError
+from pruneaug.files import storage_errors
+from pruneaug.latency.records import LatencyRecord, error_record
+from pruneaug.latency.store import LatencyStore
+from pruneaug.network.ops import Op
+from pruneaug.platforms.load import busy
+from pruneaug.platforms.platform import Platform
+from pruneaug.platforms.stored import claim_folder
+from pruneaug.profiler.plan import Cell, Task, cell_of, plan, wanted
+from pruneaug.profiler.process import TaskFailure, WorkerProcess
+
+DEFAULT_MEASURER = "pruneaug.profiler.measure:Measurer"
+
+Progress = Callable[[int, int, str], None]
+"""(cells done, cells in all, what was measured last)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileResult:
+    """What one profile did: cells measured now, cells that had a time already, records with an error."""
+
+    measured: int
+    reused: int
+    failed: tuple[LatencyRecord, ...]
+    warnings: tuple[str, ...]
+
+
+def profile_ops(
+    ops: Iterable[Op],
+    patterns: Sequence[str],
+    sparsities: Sequence[float],
+    platform: Platform,
+    store: LatencyStore,
+    *,
+    timeout_s: float,
+    measurer: str = DEFAULT_MEASURER,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> ProfileResult:
+    """Measure the cells of these ops that the store has no time for.
+
+    `timeout_s` is the longest silence of the measuring process before it counts as hung. `options` are the measurer's
+    keyword arguments. A cell that crashes, hangs or fails becomes a record with an error and is tried again by the next
+    profile. Stopping at any moment, however rudely, loses no record that was reported.
+
+    Raises LatencyTableError if the store is another platform's, RunError if another process profiles it,
+    MeasurementError if the measuring process does not start, StorageError if a record cannot be written.
+    """
+    ops = tuple(ops)
+    warnings = claim_folder(store.folder, platform)
+    with _sole_profile(store.folder), WorkerProcess(platform, measurer, timeout_s) as worker:
+        cells = plan(ops, patterns, sparsities, store)
+        if cells:
+            warnings += busy()
+        failed: list[LatencyRecord] = []
+        tasks = (Task(op, tuple(group), platform, options or {}) for op, group in groupby(cells, lambda cell: cell.op))
+        records = (record for task in tasks for record in _measure(worker, task))
+        for done, record in enumerate(records, 1):
+            store.append(record)
+            if record.error is not None:
+                failed.append(record)
+            if progress is not None:
+                progress(done, len(cells), f"{record.op.key} {record.pattern}@{record.sparsity:g} {record.library}")
+    reused = len(wanted(ops, patterns, sparsities)) - len(cells)
+    return ProfileResult(len(cells) - len(failed), reused, tuple(failed), warnings)
+
+
+def _measure(worker: WorkerProcess, task: Task) -> Iterator[LatencyRecord]:
+    """Exactly one record for each cell of the task.
+
+    After a failure each cell without a record is tried alone: a measurer may work on several cells at once, so only
+    then is it known which of them fails.
+    """
+    left = dict.fromkeys(task.cells)
+    try:
+        for record in worker.measure(task):
+            if cell_of(record) in left:
+                del left[cell_of(record)]
+                yield record
+    except TaskFailure as failure:
+        if len(task.cells) == 1:
+            yield from (_failed(cell, task.platform, str(failure)) for cell in left)
+        else:
+            for cell in left:
+                yield from _measure(worker, replace(task, cells=(cell,)))
+    else:
+        yield from (_failed(cell, task.platform, "the measurer gave no record for this cell") for cell in left)
+
+
+def _failed(cell: Cell, platform: Platform, error: str) -> LatencyRecord:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return error_record(
+        cell.op,
+        cell.pattern,
+        cell.sparsity,
+        cell.library,
+        dtype=platform.dtype,
+        threads=platform.threads,
+        measured_at=now,
+        error=error,
+    )
+
+
+@contextlib.contextmanager
+def _sole_profile(folder: Path) -> Iterator[None]:
+    """Hold the folder alone: two profiles at once would measure each other. The lock ends with the process."""
+    with storage_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"only one process may profile into {folder} at a time, but another one does; wait until it ends"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

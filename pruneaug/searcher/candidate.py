@@ -1,0 +1,156 @@
+"""A candidate: the dense network pruned by an assignment, fine-tuned, and judged on validation data."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from pruneaug.errors import PluginError, TrainingError
+from pruneaug.finetune.batchnorm import reestimate_batchnorm
+from pruneaug.finetune.protocol import FineTuner, Progress
+from pruneaug.network.layers import Network, apply_masks, get_weight
+from pruneaug.pruners.protocol import Masks, Pruned, Pruner, TaskCalibration
+from pruneaug.searcher.space import SearchSpace
+from pruneaug.sparsity.masks import check_mask, mask_sparsity
+from pruneaug.sparsity.matrix import weight_matrix
+from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice
+from pruneaug.spec.models import FineTuneSpec, TrainSpec
+from pruneaug.tasks.protocol import Task
+
+_BATCHNORM_BATCHES = 50  # averages settle long before
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """weights: a state dict on the CPU; accuracy: on validation data, in [0, 1]; epochs: of its fine-tuning."""
+
+    weights: Mapping[str, torch.Tensor]
+    masks: Masks
+    accuracy: float
+    epochs: float
+
+
+class Evaluator(Protocol):
+    """Makes candidates. The same seed gives the same candidate on the same machine."""
+
+    def prune(self, assignment: Assignment, *, seed: int, progress: Progress | None = None) -> Candidate:
+        """Prune the dense network and fine-tune it as in every trial."""
+        ...
+
+    def refine(
+        self, weights: Mapping[str, torch.Tensor], masks: Masks, *, seed: int, progress: Progress | None = None
+    ) -> Candidate:
+        """Fine-tune a pruned network for longer, its masks held."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PruneAndFineTune:
+    """The evaluator of a job. `dense` is not changed; it is the teacher if the spec asks for distillation."""
+
+    task: Task
+    network: Network
+    dense: nn.Module
+    pruner: Pruner
+    finetuner: FineTuner
+    spec: FineTuneSpec
+    device: str = "cpu"
+
+    def prune(self, assignment: Assignment, *, seed: int, progress: Progress | None = None) -> Candidate:
+        model = copy.deepcopy(self.dense)
+        data = TaskCalibration(self.task, self.spec.trial.batch_size, seed)
+        pruned = self.pruner.prune(model.to(self.device), self.network, assignment, data)
+        apply_masks(model, pruned.masks)
+        candidate = self._finetune(model, pruned, self.spec.trial, seed, progress)
+        check_masks(candidate.masks, assignment)
+        return candidate
+
+    def refine(
+        self, weights: Mapping[str, torch.Tensor], masks: Masks, *, seed: int, progress: Progress | None = None
+    ) -> Candidate:
+        model = copy.deepcopy(self.dense)
+        model.load_state_dict(weights)
+        return self._finetune(model, Pruned(masks), self.spec.final, seed, progress)
+
+    def _finetune(
+        self, model: nn.Module, pruned: Pruned, spec: TrainSpec, seed: int, progress: Progress | None
+    ) -> Candidate:
+        result = self.finetuner.finetune(
+            model,
+            pruned,
+            self.task,
+            spec,
+            seed=seed,
+            teacher=self.dense if spec.distillation > 0 else None,
+            progress=progress,
+            device=self.device,
+        )
+        _check_held(model, result.masks)
+        batches = self.task.batches("train", spec.batch_size, seed)
+        reestimate_batchnorm(model, islice(batches, _BATCHNORM_BATCHES))
+        accuracy = finite_accuracy(self.task.evaluate(model, "validation"))
+        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        return Candidate(weights, result.masks, accuracy, result.epochs)
+
+
+def finite_accuracy(accuracy: float) -> float:
+    """Raises TrainingError unless the accuracy is a number in [0, 1]."""
+    value = float(accuracy)
+    if not math.isfinite(value) or not 0.0 <= value <= 1.0:
+        raise TrainingError(
+            f"an accuracy must lie in [0, 1], but the task's `evaluate` gave {value}; lower the learning rate, "
+            "or mend the task"
+        )
+    return value
+
+
+def check_masks(masks: Masks, assignment: Assignment) -> None:
+    """Raises PluginError unless every mask consists of whole blocks and no layer is without the mask it should have."""
+    assigned = {name for name, choice in assignment.items() if not choice.is_dense}
+    if masks.keys() != assigned:
+        wrong = ", ".join(sorted(masks.keys() ^ assigned))
+        raise PluginError(f"a pruner must give a mask to each layer that is not dense and no other, but see {wrong}")
+    for name, mask in masks.items():
+        pattern = assignment[name].pattern
+        if pattern is not None and not check_mask(weight_matrix(mask), pattern):
+            raise PluginError(
+                f"a pruner must remove whole blocks, but the mask of layer {name!r} cuts blocks of {pattern}; "
+                "use pruneaug.sparsity.masks.block_mask"
+            )
+
+
+def achieved(assignment: Assignment, masks: Masks, space: SearchSpace) -> dict[str, LayerChoice]:
+    """The assignment with the masks' own sparsities, where they differ by more than a block from what was asked.
+
+    A sparsity outside the layer's range is moved into it from above; below the range the layer counts as dense.
+    """
+    layers = {layer.name: layer for layer in space.layers}
+
+    def choice_of(name: str, asked: LayerChoice) -> LayerChoice:
+        if asked.pattern is None:
+            return DENSE
+        layer, sparsity = layers[name], mask_sparsity(masks[name])
+        rows, cols = asked.pattern.grid(layer.layer.op.matrix_shape)
+        if abs(sparsity - asked.sparsity) <= 1 / (rows * cols):
+            return asked
+        lowest = min(choice.sparsity for choice in layer.choices if choice.pattern == asked.pattern)
+        return DENSE if sparsity < lowest else layer.nearest(asked.pattern, sparsity)
+
+    return {name: choice_of(name, asked) for name, asked in assignment.items()}
+
+
+def _check_held(model: nn.Module, masks: Masks) -> None:
+    for name, mask in masks.items():
+        weight = get_weight(model, name).detach()
+        if bool(weight[~mask.to(weight.device)].count_nonzero()):
+            raise PluginError(
+                f"a fine-tuner must hold the masks, but removed weights of layer {name!r} came back; "
+                "call pruneaug.network.layers.apply_masks after every step"
+            )
