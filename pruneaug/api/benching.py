@@ -73,10 +73,7 @@ def measure(
     others = [Subject(name, dense.program) for name in dict.fromkeys(against)]
     subjects = [*others, dense, *([] if pruned is None else [pruned])]
     report = None if progress is None else lambda done, total, note: progress("Bench", done, total, note)
-    times = time_networks(subjects, platform, progress=report)
-    if progress is not None:
-        progress("Bench", 1, 1, "")
-    return times
+    return time_networks(subjects, platform, progress=report)
 
 
 def summary(times: Sequence[NetworkTime]) -> dict[str, Any]:

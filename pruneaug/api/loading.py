@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -11,10 +11,12 @@ from pruneaug.errors import CheckpointError
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
 from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.network import CompiledNetwork, compile_network
 from pruneaug.spec import parse_job
 from pruneaug.tasks import build_task
 from pruneaug.tasks.network import NetworkSource
+
+if TYPE_CHECKING:
+    from pruneaug.runtime.network import CompiledNetwork
 
 
 def load(folder: str | Path, *, model: nn.Module | None = None, threads: int | None = None) -> CompiledNetwork:
@@ -23,7 +25,9 @@ def load(folder: str | Path, *, model: nn.Module | None = None, threads: int | N
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
     loaded into it. Raises CheckpointError if the folder is not whole, CompileError.
     """
+    # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
     from pruneaug.kernels.build import Builder, CpuTarget
+    from pruneaug.runtime.network import compile_network
 
     checkpoint = read_checkpoint(folder)
     model = load_model(checkpoint, model)
@@ -51,7 +55,8 @@ def load_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.Mod
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"the weights of {checkpoint.folder} must be of this network, but {error}; give `model=` the one it was pruned from"
+            f"the weights of {checkpoint.folder} must be of this network, but {error}; "
+            "give `model=` the one it was pruned from"
         ) from error
     return model.eval()
 

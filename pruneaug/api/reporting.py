@@ -34,7 +34,7 @@ def build_report(
     times: Sequence[NetworkTime],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """The data of report.json; the keys are listed in docs/formats.md. Latencies are NaN-free: None where unmeasured."""
+    """The data of report.json; the keys are listed in docs/formats.md. What was not measured is None."""
     by_runtime = {time.runtime: time for time in times}
     facts = summary(times)
     weights = sum(parameter.numel() for parameter in dense_model.parameters())

@@ -46,7 +46,7 @@ def ls(database: Database = "latency_db", as_json: Json = False) -> None:
 
 @app.command()
 def show(folder: Folder, op: str = typer.Option("", help="Only ops that contain this."), as_json: Json = False) -> None:
-    """The times of one platform."""
+    """The times of one platform; GFLOP/s count the weights that are kept."""
     read_platform(folder)
     latest = LatencyStore(folder).table().latest().values()
     records = sorted((r for r in latest if op in r.op.key), key=lambda r: (r.op.key, r.pattern, r.sparsity, r.library))
@@ -54,9 +54,13 @@ def show(folder: Folder, op: str = typer.Option("", help="Only ops that contain 
         print_json([json.loads(record_to_json(record)) for record in records])
         return
     _print(
-        ("op", "pattern", "sparsity", "library", "variant", "us", "p10", "p90"),
+        ("op", "pattern", "sparsity", "library", "variant", "us", "p10", "p90", "GFLOP/s"),
         [
-            (r.op.key, r.pattern, f"{r.sparsity:g}", r.library, r.variant, *_times(r.latency_us, r.p10_us, r.p90_us))
+            (
+                *(r.op.key, r.pattern, f"{r.sparsity:g}", r.library, r.variant),
+                *_times(r.latency_us, r.p10_us, r.p90_us),
+                f"{2 * r.op.macs * (1 - r.sparsity) / r.latency_us / 1e3:.0f}",  # on the weights that are kept
+            )
             for r in records
         ],
     )

@@ -30,7 +30,8 @@ def profile_summary(result: ProfileResult, as_json: bool) -> None:
         )
         return
     out = console()
-    out.print(f"{result.measured} cells measured, {result.reused} known already, {len(failed)} failed", highlight=False)
+    counts = f"{result.measured} cells measured, {result.reused} known already, {len(failed)} failed"
+    out.print(counts, highlight=False)
     for row in failed:
         out.print(f"failed: {row['op']} {row['pattern']}@{row['sparsity']:g}: {row['error']}", markup=False)
     for warning in result.warnings:

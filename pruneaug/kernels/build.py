@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Read once, when TVM starts its threads. Its own defaults are half of the CPUs on x86, each pinned to one, which idles a core
-# where there are no hyperthreads and can put two workers on one core when another library has moved the main thread.
+# Read once, when TVM starts its threads. Its own defaults are half of the CPUs on x86, each pinned to one, which idles
+# a core where there are no hyperthreads and can put two workers on one core when another library has moved the main
+# thread.
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 
@@ -26,16 +27,34 @@ _GENERATORS: Mapping[str, Callable[..., Any]] = {"spmm": spmm, "pad_phases": pad
 
 @dataclass(frozen=True, slots=True)
 class CpuTarget:
-    """What a kernel is compiled for: float32 lanes and number of a vector register, threads, LLVM's name of the CPU."""
+    """What a kernel is compiled for: float32 lanes and number of a vector register, threads, LLVM's name of the CPU.
+
+    `triple` is LLVM's name of another machine, such as "aarch64-linux-gnu"; it needs that machine's `mcpu`.
+    """
 
     lanes: int
     registers: int
     threads: int
     mcpu: str = ""
+    triple: str = ""
 
     def to_tvm(self) -> tvm.target.Target:
         mcpu = self.mcpu or tvm.target.codegen.llvm_get_system_cpu()
-        return tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": self.threads})
+        triple = {"mtriple": self.triple} if self.triple else {}
+        return tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": self.threads, **triple})
+
+
+def compile_kernel(target: CpuTarget, name: str, *args: int) -> tvm.runtime.Executable:
+    """The kernel `name` ("spmm", "pad_phases" or "transpose") with its generator's arguments, as machine code.
+
+    Raises CompileError, with TVM's own error as the cause.
+    """
+    try:
+        return tvm.compile(_GENERATORS[name](*args), target=target.to_tvm())
+    except Exception as error:
+        raise CompileError(
+            f"TVM could not compile kernel {name}{args} for {target}: {error}; this is a bug, please report it"
+        ) from error
 
 
 class Builder:
@@ -48,17 +67,9 @@ class Builder:
         tvm.get_global_func("runtime.config_threadpool")(1, target.threads)
 
     def kernel(self, name: str, *args: int) -> Kernel:
-        """The compiled kernel `name` ("spmm", "pad_phases" or "transpose") with its generator's arguments.
-
-        Raises CompileError, with TVM's own error as the cause.
-        """
+        """The callable kernel that `compile_kernel` makes. Raises CompileError."""
         key = (name, *args)
         with self._lock:
             if key not in self._kernels:
-                try:
-                    self._kernels[key] = tvm.compile(_GENERATORS[name](*args), target=self.target.to_tvm())["main"]
-                except Exception as error:
-                    raise CompileError(
-                        f"TVM could not compile kernel {name}{args} for {self.target}: {error}; this is a bug, please report it"
-                    ) from error
+                self._kernels[key] = compile_kernel(self.target, name, *args)["main"]
             return self._kernels[key]

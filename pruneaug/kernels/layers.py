@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pruneaug.errors import CompileError
+from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.build import Builder
 from pruneaug.kernels.variants import Variant, phase_size, positions
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
@@ -81,7 +81,8 @@ class LinearKernel:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         op = self.op
-        _check_input(op, x, op.tokens * op.in_features, op.in_features)
+        if x.dtype != torch.float32 or x.shape[-1:] != (op.in_features,) or x.numel() != op.tokens * op.in_features:
+            raise _wrong_input(op, x, f"[..., {op.in_features}] of {op.tokens} tokens")
         out = torch.empty(*x.shape[:-1], op.out_features)
         flat = x.reshape(-1)
         if op.tokens == 1:
@@ -96,7 +97,8 @@ class LinearKernel:
 class Conv2dKernel:
     """A 2-d convolution: float32 [batch, in_channels, height, width] -> [batch, out_channels, rows, cols].
 
-    The result is a view into rows that are as wide as the padded input, so it may not be contiguous.
+    Without the batch dimension both ways, as PyTorch's, where `op.batch` is 1. The result is a view into rows that are
+    as wide as the padded input, so it may not be contiguous.
     """
 
     def __init__(
@@ -132,7 +134,11 @@ class Conv2dKernel:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         op = self.op
-        _check_input(op, x, op.batch * op.in_channels * op.height * op.width, op.width)
+        if x.dim() == 3 and op.batch == 1:
+            return self(x[None])[0]
+        shape = (op.batch, op.in_channels, op.height, op.width)
+        if x.dtype != torch.float32 or x.shape != shape:
+            raise _wrong_input(op, x, str(list(shape)))
         y = torch.empty(op.batch * self._y_strides[0])
         if self._direct:
             packed = x.reshape(-1)
@@ -161,7 +167,8 @@ def bind(
 ) -> LayerKernel:
     """A callable that computes `op` with weight matrix float32 [rows, cols] under a bool mask, bias and clamp fused.
 
-    It owns scratch memory: one thread at a time. Raises CompileError for a grouped convolution.
+    It owns scratch memory: one thread at a time, and raises InputError for an input of another shape or dtype.
+    Raises CompileError for a grouped convolution.
     """
     if isinstance(op, LinearOp):
         return LinearKernel(op, matrix, mask, bias, variant, builder, clamp)
@@ -170,12 +177,11 @@ def bind(
     return Conv2dKernel(op, matrix, mask, bias, variant, builder, clamp)
 
 
-def _check_input(op: Op, x: torch.Tensor, numel: int, last: int) -> None:
-    if x.dtype != torch.float32 or x.numel() != numel or x.shape[-1] != last:
-        raise CompileError(
-            f"a layer compiled for {op.key} needs a float32 input of that size, but got {x.dtype} {list(x.shape)}; "
-            "compile for this batch and size"
-        )
+def _wrong_input(op: Op, x: torch.Tensor, shape: str) -> InputError:
+    return InputError(
+        f"a layer compiled for {op.key} needs a float32 input {shape}, but got {x.dtype} {list(x.shape)}; "
+        "compile it for this input"
+    )
 
 
 def _used_phases(op: Conv2dOp) -> list[tuple[int, int]]:
@@ -187,7 +193,7 @@ def _used_phases(op: Conv2dOp) -> list[tuple[int, int]]:
 
 def _phase_copies(op: Conv2dOp, phases: list[tuple[int, int]], rows: int, cols: int) -> list[tuple[int, ...]]:
     """For each phase the part of its image that is copied: first row, rows, first col, cols, source row, source col."""
-    copies = []
+    copies: list[tuple[int, ...]] = []
     for phase in phases:
         spans = []
         for start, step, before, size, limit in zip(phase, op.stride, op.padding, (op.height, op.width), (rows, cols)):

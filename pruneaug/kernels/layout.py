@@ -1,3 +1,5 @@
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+# The TVMScript decorator is untyped, and it reads the annotations of what it decorates as its own language.
 """Kernels that bring activations into the layout of `spmm` and back."""
 
 from __future__ import annotations
@@ -10,14 +12,14 @@ from tvm.script import tirx as T
 def pad_phases(step: int) -> Any:
     """TIR: a strided NCHW image -> flat images inside a border of zeros, one for each used phase of the stride.
 
-    packed[b, f, c, y, x] = image[b, c, y * step_y + phase_y[f] - top, x * step + phase_x[f] - left] where that lies in the
-    image. The rest is the border: it is never written, so the caller makes `packed` with zeros, once. `step` is the
-    stride along a row; as a constant it lets the copy be vectorised.
+    packed[b, f, c, y, x] = image[b, c, y * step_y + phase_y[f] - top, x * step + phase_x[f] - left] where that lies in
+    the image. The rest is the border: it is never written, so the caller makes `packed` with zeros, once. `step` is
+    the stride along a row; as a constant it lets the copy be vectorised.
 
-    Arguments: image float32 [n] (flat memory); phase int32 [6 * phases], for each phase the first row and the number of
-    rows in the image, the first column and the number of columns, and the image's row and column that the first one reads;
-    packed float32 [at least batch * phases * channels * rows * cols]; then int32 batch, channels, the image's strides of
-    batch, channel and row (that of a column is 1), rows and cols of a phase image, step_y.
+    Arguments: image float32 [n] (flat memory); phase int32 [6 * phases], for each phase the first row and the number
+    of rows in the image, the first column and the number of columns, and the image's row and column that the first one
+    reads; packed float32 [at least batch * phases * channels * rows * cols]; then int32 batch, channels, the image's
+    strides of batch, channel and row (that of a column is 1), rows and cols of a phase image, step_y.
     """
 
     @T.prim_func(s_tir=True)

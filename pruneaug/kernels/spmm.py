@@ -1,11 +1,14 @@
+# mypy: disable-error-code="untyped-decorator, no-untyped-def"
+# The TVMScript decorator is untyped, and it reads the annotations of what it decorates as its own language.
 """The CPU kernel: a block-sparse matrix times a dense one, generated as TVM TIR.
 
     Y[r, p] = clamp(bias[r] + sum over the kept columns c of row group r // height of W[r, c] * X[offset(c) + p])
 
 The weight matrix is packed in groups of `height` rows: for every group, the columns that any of its rows needs (see
-`pruneaug.sparsity.packing`). So one compiled kernel serves every pattern, shape and sparsity; a pattern decides only how
-many columns a group keeps. `p` runs over flat positions, contiguous in X and Y: output pixels of a convolution, tokens of a
-linear layer. The accumulators of a tile, height x vectors registers of `lanes` float32 values, never leave the register file.
+`pruneaug.sparsity.packing`). So one compiled kernel serves every pattern, shape and sparsity; a pattern decides only
+how many columns a group keeps. `p` runs over flat positions, contiguous in X and Y: output pixels of a convolution,
+tokens of a linear layer. The accumulators of a tile, height x vectors registers of `lanes` float32 values, never leave
+the register file.
 """
 
 from __future__ import annotations
@@ -19,12 +22,16 @@ def spmm(height: int, vectors: int, lanes: int) -> Any:
     """TIR of the kernel for tiles of `height` rows x (`vectors` * `lanes`) positions.
 
     Arguments of the compiled function, in order: x float32 [x_len]; weight float32 [columns * height]; offset int32
-    [columns]; indptr int32 [row_groups + 1]; bias float32 [row_groups * height]; split int32 [splits + 1], the row groups at
-    which the work is divided; y float32 [batch * row_groups * height * y_row_stride]; then int32 batch, positions,
-    x_batch_stride, y_row_stride, and float32 low, high. A row of y must hold max(positions, tile) values, and so must what x
-    has behind every offset. The last tile is moved back to end at `positions`, so it recomputes rather than overruns.
+    [columns]; indptr int32 [row_groups + 1]; bias float32 [row_groups * height]; split int32 [splits + 1], the row
+    groups at which the work is divided; y float32 [batch * row_groups * height * y_row_stride]; then int32 batch,
+    positions, x_batch_stride, y_row_stride, and float32 low, high. A row of y must hold max(positions, tile) values,
+    and so must what x has behind every offset. The last tile is moved back to end at `positions`, so it recomputes
+    rather than overruns.
     """
     tile = vectors * lanes
+    # The operands that the inner loop goes over are kept in registers: the fewer of W's and X's.
+    by_row, by_vector = (1, 0) if height >= vectors else (0, 1)  # is the outer loop over rows, or over vectors?
+    outer, inner = max(height, vectors), min(height, vectors)
 
     @T.prim_func(s_tir=True)
     def kernel(
@@ -79,12 +86,32 @@ def spmm(height: int, vectors: int, lanes: int) -> Any:
                                     Bias[r * height + i], lanes
                                 )
                         for c in T.serial(Indptr[r + 1] - Indptr[r]):
-                            for i in T.unroll(height):
-                                for v in T.unroll(vectors):
-                                    acc[T.ramp((i * vectors + v) * lanes, 1, lanes)] = (
-                                        acc[T.ramp((i * vectors + v) * lanes, 1, lanes)]
-                                        + T.broadcast(W[(Indptr[r] + c) * height + i], lanes)
-                                        * X[T.ramp(x_base + Offset[Indptr[r] + c] + v * lanes, 1, lanes)]
+                            for o in T.unroll(outer):
+                                for n in T.unroll(inner):
+                                    acc[
+                                        T.ramp(
+                                            ((o * by_row + n * by_vector) * vectors + o * by_vector + n * by_row)
+                                            * lanes,
+                                            1,
+                                            lanes,
+                                        )
+                                    ] = (
+                                        acc[
+                                            T.ramp(
+                                                ((o * by_row + n * by_vector) * vectors + o * by_vector + n * by_row)
+                                                * lanes,
+                                                1,
+                                                lanes,
+                                            )
+                                        ]
+                                        + T.broadcast(W[(Indptr[r] + c) * height + o * by_row + n * by_vector], lanes)
+                                        * X[
+                                            T.ramp(
+                                                x_base + Offset[Indptr[r] + c] + (o * by_vector + n * by_row) * lanes,
+                                                1,
+                                                lanes,
+                                            )
+                                        ]
                                     )
                         for i in T.unroll(height):
                             for v in T.unroll(vectors):

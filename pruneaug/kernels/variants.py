@@ -11,12 +11,12 @@ from pruneaug.network.ops import LinearOp, Op
 _HEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16)
 _MOST_VECTORS = 12
 _FMA_CHAINS = 8  # latency of a multiply-add times the multiply-adds per cycle, on current x86 and ARM cores
-_NAME = re.compile(r"h(\d+)v(\d+)s(\d+)")
+_NAME = re.compile(r"h([1-9]\d*)v([1-9]\d*)s([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """`height` rows x `vectors` registers a tile; the row groups are divided into `splits` tasks of about equal work."""
+    """Tiles of `height` rows x `vectors` registers; the row groups are divided into `splits` tasks of alike work."""
 
     height: int
     vectors: int
@@ -58,8 +58,9 @@ def candidates(
 ) -> list[Variant]:
     """The `most` variants with the least estimated cost, for a pattern with blocks of `block_rows` rows.
 
-    The estimate counts issue slots: computed positions, columns that a tall group keeps for only some of its rows, loads
-    beside multiply-adds, too few independent accumulators, and idle threads. It only shortens the list; the time decides.
+    The estimate counts issue slots: computed positions, columns that a tall group keeps for only some of its rows,
+    loads beside multiply-adds, too few independent accumulators, and idle threads. It only shortens the list; the time
+    decides.
     """
     batch = 1 if isinstance(op, LinearOp) else op.batch
     pixels = positions(op)

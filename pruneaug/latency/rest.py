@@ -1,9 +1,11 @@
-"""What a network's forward pass takes beside its prunable layers: measured once for a network and a platform, and kept."""
+"""What a network's forward pass takes beside its prunable layers: measured once a network and platform, and kept."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,8 +35,9 @@ class Rest:
 
 def network_digest(model: nn.Module, network: Network) -> str:
     """16 hexadecimal digits: equal for networks of the same modules, ops and sizes, whatever their weights."""
+    modules = re.sub(r" at 0x[0-9a-f]+", "", str(model))  # addresses of functions that a module shows
     layers = [(layer.name, layer.op.key, layer.calls) for layer in network.layers]
-    return hashlib.sha256(f"{model}\n{layers}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{modules}\n{layers}".encode()).hexdigest()[:16]
 
 
 def read_rest(folder: str | Path, digest: str) -> Rest | None:
@@ -43,11 +46,14 @@ def read_rest(folder: str | Path, digest: str) -> Rest | None:
     if not path.exists():
         return None
     try:
-        return Rest(**json.loads(path.read_text(encoding="utf-8")))
+        rest = Rest(**json.loads(path.read_text(encoding="utf-8")))
+        if rest.network != digest or not all(0 <= us < math.inf for us in (rest.dense_us, rest.layers_us)):
+            raise ValueError(f"it holds {rest}")
     except (OSError, ValueError, TypeError) as error:
         raise LatencyTableError(
-            f"{path} must hold the rest of a network, but {error}; delete it and profile again"
+            f"{path} must hold the rest of network {digest}, but {error}; delete it and profile again"
         ) from error
+    return rest
 
 
 def write_rest(folder: str | Path, rest: Rest) -> None:

@@ -51,12 +51,13 @@ class Measurer:
         for cell in cells:
             try:
                 with torch.inference_mode():
-                    yield self._record(cell, *self._measure(bench, cell))
+                    record = self._record(cell, *self._measure(bench, cell))
             except Exception as error:  # one broken kernel never ends a profile
-                yield error_record(
+                record = error_record(
                     op, cell.pattern, cell.sparsity, cell.library, dtype=self._platform.dtype,
                     threads=self._platform.threads, measured_at=_now(), error=f"{type(error).__name__}: {error}",
                 )  # fmt: skip
+            yield record
 
     def _measure(self, bench: _OpBench, cell: Cell) -> tuple[str, npt.NDArray[np.float64], float]:
         """The best variant's name, its times in microseconds, and its largest relative error."""
@@ -75,8 +76,8 @@ class Measurer:
                 call, error = bench.sparse(mask, variant)
                 if not error <= _LARGEST_ERROR:
                     raise MeasurementError(
-                        f"a kernel's relative error must be at most {_LARGEST_ERROR:g}, but variant {variant} of {cell} "
-                        f"has {error:g}; please report it"
+                        f"a kernel's relative error must be at most {_LARGEST_ERROR:g}, but variant {variant} of "
+                        f"{cell} has {error:g}; please report it"
                     )
                 calls.append(call)
                 errors.append(error)

@@ -102,6 +102,8 @@ def time_networks(
                 except ProcessEnded as error:
                     errors[index] = f"its process {error}"
                     del processes[index]
+        if progress is not None:
+            progress(len(subjects) + rounds, len(subjects) + rounds, "")
         return tuple(
             _result(subject.runtime, times[index], accuracy.get(index), errors.get(index))
             for index, subject in enumerate(subjects)

@@ -33,7 +33,7 @@ class Reference:
         self._inputs = windows.reshape(len(batch), -1).double().t()
 
     def relative_error(self, result: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor) -> float:
-        """norm(result - reference) / norm(reference) over the sampled positions; NaN if any output at all is not finite.
+        """norm(result - reference) / norm(reference) over the sampled positions; NaN if any output is not finite.
 
         `result` has the op's output shape; `matrix` is the weight matrix [N, K] with zeros in place; `bias` [N].
         """

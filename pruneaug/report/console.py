@@ -14,7 +14,7 @@ from pruneaug.report.sections import summary_rows
 from pruneaug.report.verdict import headline, outcome, verdict
 from pruneaug.report.words import MISSING, describe_op, microseconds, milliseconds, percent, times
 
-_STYLES = {"pays": "green", "stay dense": "yellow", "infeasible": "yellow", "unmeasured": "cyan"}
+_STYLES = {"pays": "green", "stay dense": "yellow", "infeasible": "yellow", "unmeasured": "cyan", "failed": "red"}
 
 
 def console_report(data: Data) -> RenderableType:

@@ -18,7 +18,7 @@ from pruneaug.report.data import (
 )
 from pruneaug.report.words import milliseconds, points, times
 
-Outcome = Literal["pays", "stay dense", "infeasible", "unmeasured"]
+Outcome = Literal["pays", "stay dense", "infeasible", "unmeasured", "failed"]
 
 
 def outcome(data: Data) -> Outcome:
@@ -27,9 +27,12 @@ def outcome(data: Data) -> Outcome:
     "pays": faster than the fastest dense runtime by more than the spread of its times, and within the accepted loss.
     "stay dense": it is not, or nothing accurate enough is predicted to be faster than dense.
     "unmeasured": a best network whose time nobody measured. "infeasible": no network kept enough accuracy.
+    "failed": every trial that was to be trained failed.
     """
     if not section(data, "best"):
-        return "infeasible" if closest_trial(data) and not chosen_trial(data) else "stay dense"
+        if closest_trial(data):
+            return "stay dense" if chosen_trial(data) else "infeasible"
+        return "failed" if any(trial.get("state") == "failed" for trial in rows(data, "trials")) else "stay dense"
     if not is_number(data.get("speedup_measured")):
         return "unmeasured"
     return "pays" if _is_faster(data) and not _exceeds(data, "validation") else "stay dense"
@@ -42,6 +45,7 @@ def verdict(data: Data) -> str:
         "stay dense": _stay_dense,
         "unmeasured": _unmeasured,
         "infeasible": _infeasible,
+        "failed": _failed,
     }[outcome(data)](data)
     return " ".join(sentence for sentence in [*sentences, _test_caution(data)] if sentence)
 
@@ -54,6 +58,7 @@ def headline(data: Data) -> str:
         "stay dense": "Stay dense",
         "unmeasured": "Not measured yet",
         "infeasible": "Nothing kept enough accuracy",
+        "failed": "No trial succeeded",
     }[outcome(data)]
 
 
@@ -132,11 +137,6 @@ def _infeasible(data: Data) -> list[str]:
 def _nothing_faster(data: Data) -> list[str]:
     """No trial is both accurate enough and predicted to be faster than dense: slower ones are not even trained."""
     trials = rows(data, "trials")
-    errors = [trial for trial in trials if trial.get("error")]
-    if trials and len(errors) == len(trials):
-        return [
-            f"Stay dense: all {len(trials)} trials failed, trial {errors[0].get('number')} with: {errors[0]['error']}"
-        ]
     latencies = [trial["latency_ms_predicted"] for trial in trials if is_number(trial.get("latency_ms_predicted"))]
     fastest = min(latencies, default=None)
     return [
@@ -144,6 +144,17 @@ def _nothing_faster(data: Data) -> list[str]:
         f"dense one ({milliseconds(section(data, 'dense').get('latency_ms_predicted'))}; the fastest tried: "
         f"{milliseconds(fastest)}).",
         "Other patterns or higher sparsities may change that.",
+    ]
+
+
+def _failed(data: Data) -> list[str]:
+    trials = rows(data, "trials")
+    failed = [trial for trial in trials if trial.get("state") == "failed"]
+    first, skipped = failed[0], len(trials) - len(failed)
+    return [
+        f"No trial succeeded: {len(failed)} failed, trial {first.get('number')} with: {first.get('error')}.",
+        f"The other {skipped} were not predicted to be faster than dense." if skipped else "",
+        "Mend that, then run again in a new folder; until then, stay dense.",
     ]
 
 

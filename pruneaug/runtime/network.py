@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,31 +16,33 @@ from pruneaug.kernels.build import Builder
 from pruneaug.kernels.layers import LayerKernel, bind
 from pruneaug.kernels.variants import Variant, candidates
 from pruneaug.network.layers import Network
-from pruneaug.network.ops import Op
-from pruneaug.runtime.graph import LayerCall, fold_batchnorms, layer_calls, program_graph, take_clamp
+from pruneaug.network.ops import LinearOp, Op
+from pruneaug.runtime.fusion import fold_batchnorms, take_clamp
+from pruneaug.runtime.graph import LayerCall, layer_calls, program_graph
 from pruneaug.runtime.plan import LayerPlan
+from pruneaug.runtime.strides import accept_any_strides
 from pruneaug.sparsity.matrix import weight_matrix
 
 
 class CompiledNetwork:
-    """A network compiled for inputs of fixed shapes: PyTorch tensors in, what the network returns out.
+    """A network compiled for inputs like its example: PyTorch tensors in, what the network returns out.
 
     Calls from several threads run one after the other.
     """
 
-    def __init__(self, graph: fx.GraphModule, shapes: Sequence[tuple[int, ...] | None], kernels: int) -> None:
+    def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], kernels: int) -> None:
         self._graph = graph
-        self._shapes = list(shapes)
+        self._inputs = _describe(example_inputs)
         self._lock = threading.Lock()
         self.kernels = kernels  # layer calls that our kernels compute
 
     def __call__(self, *inputs: Any) -> Any:
-        """Raises InputError for inputs of other shapes."""
-        shapes = _shapes(inputs)
-        if shapes != self._shapes:
+        """Raises InputError for inputs of other shapes or dtypes."""
+        described = _describe(inputs)
+        if described != self._inputs:
             raise InputError(
-                f"a compiled network takes inputs of the shapes it was compiled for, {self._shapes}, but got {shapes}; "
-                "compile it for this batch size"
+                f"a compiled network takes inputs like those it was compiled for, ({', '.join(self._inputs)}), "
+                f"but got ({', '.join(described)}); compile it for these"
             )
         with self._lock, torch.inference_mode():
             return self._graph(*inputs)
@@ -56,24 +59,31 @@ def compile_network(
 
     `masks` holds the bool masks of the sparse layers in their weights' layout; `plans` what computes each layer, by
     name. A layer that is in neither is dense and ours. Batch-norms are folded, ReLUs and clamps fused.
-    Raises CompileError if a layer of the network does not appear in the program.
+
+    Raises:
+        InputError: a mask or plan of no prunable layer, a mask of another shape, a layer that is not float32.
+        CompileError: a layer of the network does not appear in the program, or has another input there.
     """
+    ops = {layer.name: layer.op for layer in network.layers}
+    if unknown := sorted({*masks, *plans} - ops.keys()):
+        raise InputError(f"masks and plans must name prunable layers, but got {unknown}; the layers are {list(ops)}")
     graph = program_graph(program)
     fold_batchnorms(graph)
-    ops = {layer.name: layer.op for layer in network.layers}
+    any_strides = accept_any_strides(graph)
     kernels = 0
     seen = set()
     for call in list(layer_calls(graph)):
         if call.name not in ops:
             continue
         seen.add(call.name)
+        _check_call(call, ops[call.name])
         plan = plans.get(call.name, LayerPlan())
         if plan.library == "torch" and call.name not in masks:
             continue
         attribute = f"_kernel_{kernels}"
         kernels += 1
         kernel = _bind(graph, call, ops[call.name], masks.get(call.name), plan.variant, builder)
-        graph.add_module(attribute, _KernelModule(kernel))
+        graph.add_module(attribute, _KernelModule(kernel, contiguous=not any_strides))
         with graph.graph.inserting_before(call.node):
             node = graph.graph.call_module(attribute, (call.node.args[0],))
         call.node.replace_all_uses_with(node)
@@ -88,7 +98,26 @@ def compile_network(
     graph.delete_all_unused_submodules()
     graph.recompile()
     example_inputs, _ = program.example_inputs or ((), {})
-    return CompiledNetwork(graph, _shapes(example_inputs), kernels)
+    return CompiledNetwork(graph, example_inputs, kernels)
+
+
+def _check_call(call: LayerCall, op: Op) -> None:
+    if call.weight.dtype != torch.float32:
+        raise InputError(
+            f"a network must have float32 weights to be compiled, but layer {call.name!r} has {call.weight.dtype}; "
+            "call `model.float()` first"
+        )
+    if isinstance(op, LinearOp):
+        fits = call.shape[-1:] == (op.in_features,) and math.prod(call.shape) == op.tokens * op.in_features
+    else:
+        image = (op.in_channels, op.height, op.width)
+        fits = call.shape == (op.batch, *image) or (op.batch == 1 and call.shape == image)
+    if not fits:
+        raise CompileError(
+            f"every call of layer {call.name!r} must compute {op.key}, but one has an input {list(call.shape)}; "
+            "export the network with the inputs that its layers were found with, or keep the layer dense by a rule "
+            "`dense: true`"
+        )
 
 
 def _bind(
@@ -108,16 +137,22 @@ def _bind(
     return bind(op, matrix, keep, call.bias, variant, builder, take_clamp(graph, call.node))
 
 
-def _shapes(inputs: Sequence[Any]) -> list[tuple[int, ...] | None]:
-    return [tuple(x.shape) if isinstance(x, torch.Tensor) else None for x in inputs]
+def _describe(inputs: Sequence[Any]) -> list[str]:
+    """What a compiled network depends on in its inputs: shapes, dtypes, and values of what is no tensor."""
+    return [
+        f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, torch.Tensor) else repr(x)
+        for x in torch.utils._pytree.tree_leaves(list(inputs))
+    ]
 
 
 class _KernelModule(nn.Module):
     """Lets a graph call a kernel."""
 
-    def __init__(self, kernel: LayerKernel) -> None:
+    def __init__(self, kernel: LayerKernel, *, contiguous: bool) -> None:
         super().__init__()
         self._kernel = kernel
+        self._contiguous = contiguous
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._kernel(x)
+        y = self._kernel(x)
+        return y.contiguous() if self._contiguous else y

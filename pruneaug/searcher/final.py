@@ -85,7 +85,8 @@ def load_best(task: Task, run: RunDir) -> BestNetwork | None:
 def finalize(task: Task, run: RunDir, *, device: str = "cpu") -> FinalScores:
     """Read the test data: once for the dense network and once for the best one, however often this is called.
 
-    Call it when the search has ended; more trials later may bring another best network, which is then read once too.
+    Call it when the search has ended, with the run's lock held; more trials later may bring another best network, which
+    is then read once too.
     """
     scores: dict[str, Any] = read_json(run.final) if run.final.exists() else {}
 
@@ -98,10 +99,9 @@ def finalize(task: Task, run: RunDir, *, device: str = "cpu") -> FinalScores:
             write_json(run.final, scores)
         return float(scores[name]["accuracy_test"])
 
-    with run.lock():
-        dense = once("dense", None, lambda: load_dense(task, run))
-        best = load_best(task, run)
-        return FinalScores(dense, None if best is None else once("best", best.trial.number, lambda: best.model))
+    dense = once("dense", None, lambda: load_dense(task, run))
+    best = load_best(task, run)
+    return FinalScores(dense, None if best is None else once("best", best.trial.number, lambda: best.model))
 
 
 def _refined(

@@ -14,7 +14,6 @@ Every ask is marked with the number of the record that it is for. A driver that 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -25,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLA
 
 from pruneaug.errors import RunError, SpecError, StorageError
 from pruneaug.searcher.trial import TrialRecord
+from pruneaug.spec.resolve import hide_password
 
 NUMBER = "number"
 RECORDED = "recorded"
@@ -57,7 +57,7 @@ def study_errors() -> Iterator[None]:
 
 def open_study(url: str, name: str) -> optuna.Study:
     """Open or begin the study. Raises SpecError for a URL that is none, RunError for a storage that does not answer."""
-    shown = re.sub(r":[^:/@]*@", ":***@", url)
+    shown = hide_password(url)
     try:
         storage = optuna.storages.RDBStorage(url)
         return optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pruneaug.searcher.trial import TrialRecord
+
+Outcome = Literal["found", "stay dense", "infeasible", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,20 @@ class SearchResult:
     max_accuracy_loss: float
 
     @property
+    def outcome(self) -> Outcome:
+        """What the search came to.
+
+        "found": a feasible network faster than dense. "infeasible": networks were judged and none kept enough
+        accuracy. "failed": none was judged, because all that were to be trained failed. "stay dense": nothing that kept
+        enough accuracy, or nothing at all, is predicted to be faster than dense.
+        """
+        if self.best is not None:
+            return "found"
+        if self.closest is not None:
+            return "stay dense" if any(trial.feasible for trial in self.trials) else "infeasible"
+        return "failed" if any(trial.state == "failed" for trial in self.trials) else "stay dense"
+
+    @property
     def how_close(self) -> str:
         """One sentence on how near the search came to the constraint."""
         allowed = f"a loss of {self.max_accuracy_loss:.4f} is allowed"
@@ -33,9 +50,12 @@ class SearchResult:
             return f"trial {self.best.number} loses {self.best.accuracy_loss:.4f} of validation accuracy, and {allowed}"
         if self.closest is None:
             errors = [trial.error for trial in self.trials if trial.state == "failed"]
-            first = f"; the first said: {errors[0]}" if errors else ""
+            if not errors:
+                return f"dense is the answer: none of {len(self.trials)} trials was predicted to be faster"
             failed = f"{len(errors)} of {len(self.trials)} failed, the others were not faster than dense"
-            return f"no trial was judged: {failed}{first}"
+            return f"no trial was judged: {failed}; the first said: {errors[0]}"
+        if self.outcome == "stay dense":
+            return f"dense is the answer: no trial that kept enough accuracy is faster, and {allowed}"
         return (
             f"trial {self.closest.number} came closest: it loses {self.closest.accuracy_loss:.4f} "
             f"of validation accuracy at sparsity {self.closest.sparsity:.3f}, but only {allowed}"

@@ -114,9 +114,10 @@ class RunDir:
                     f"a run folder takes one driver at a time, but {self.path} is in use by {holder}; "
                     "wait for it, or choose a new folder with `run` (--set run=...)"
                 ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            with storage_errors(path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
             _locked_here.add(path)
             try:
                 yield
@@ -127,7 +128,7 @@ class RunDir:
     def logging(self) -> Iterator[None]:
         """Copy what pruneaug logs inside to run.log."""
         with storage_errors(self.log):
-            handler = logging.FileHandler(self.log, encoding="utf-8")
+            handler = _LogFile(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("pruneaug")
         level = logger.level
@@ -138,7 +139,8 @@ class RunDir:
         finally:
             logger.setLevel(level)
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
 
     def trial_weights(self, number: int) -> Path:
         """The folder of one trial's weights and masks."""
@@ -154,6 +156,13 @@ class RunDir:
         begun, now = result_settings(load_job(self.resolved)), result_settings(job)
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
         return ", ".join(f"{key} ({begun.get(key)!r}, now {now.get(key)!r})" for key in keys) or "its spec"
+
+
+class _LogFile(logging.FileHandler):
+    """A log that a full disk cuts short; what must not be lost is written elsewhere, and fails with a message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

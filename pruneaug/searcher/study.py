@@ -16,10 +16,12 @@ import torch
 
 from pruneaug.errors import PluginError, PruneaugError, StorageError
 from pruneaug.finetune import FINETUNERS
+from pruneaug.finetune.protocol import FineTuner
 from pruneaug.latency.network import predict
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network
 from pruneaug.pruners import PRUNERS
+from pruneaug.pruners.protocol import Pruner
 from pruneaug.searcher import STRATEGIES, history
 from pruneaug.searcher.candidate import Candidate, Evaluator, PruneAndFineTune, achieved, finite_accuracy
 from pruneaug.searcher.dense import prepare_dense
@@ -29,7 +31,7 @@ from pruneaug.searcher.result import SearchResult
 from pruneaug.searcher.rundir import RunDir
 from pruneaug.searcher.space import SearchSpace, assigned_sparsity, build_space, keep_faster
 from pruneaug.searcher.strategies.protocol import Strategy
-from pruneaug.searcher.trial import TrialRecord, best_trial, closest_trial, excess, read_records, write_record
+from pruneaug.searcher.trial import TrialRecord, best_trial, closest_trial, excess, is_over, read_records, write_record
 from pruneaug.searcher.weights import save_tensors
 from pruneaug.sparsity.patterns import Assignment
 from pruneaug.spec.models import JobSpec
@@ -55,15 +57,13 @@ def run_search(
     """Search, or go on with a search that was stopped or killed, until `job.search.trials` trials have finished.
 
     `rest_us` is the time of all but the prunable layers; a resumed run keeps the one it began with.
-    A trial that fails is recorded and the search goes on.
+    A trial that fails is recorded and the search goes on; one whose results cannot be kept stops it.
 
     Raises RunError if the folder belongs to another job or is in use, SpecError or PluginError for a job that cannot be
     searched, LatencyTableError if the table lacks the network's ops, TrainingError if the dense training fails,
     StorageError if a result cannot be kept (run again to go on).
     """
-    strategy = STRATEGIES.create(job.search.strategy, job.search.options)
-    pruner = PRUNERS.create(job.pruner.name, job.pruner.options)
-    finetuner = FINETUNERS.create(job.finetune.name, job.finetune.options)
+    strategy, pruner, finetuner = make_plugins(job)
     space = build_space(network, job.space, table)
     run = RunDir(run_dir)
     with run.lock(), run.logging(), history.quiet_optuna():
@@ -99,6 +99,15 @@ def run_search(
         return driver.finish()
 
 
+def make_plugins(job: JobSpec) -> tuple[Strategy, Pruner, FineTuner]:
+    """The job's strategy, pruner and fine-tuner. Raises PluginError."""
+    return (
+        STRATEGIES.create(job.search.strategy, job.search.options),
+        PRUNERS.create(job.pruner.name, job.pruner.options),
+        FINETUNERS.create(job.finetune.name, job.finetune.options),
+    )
+
+
 @dataclass(slots=True)
 class _Driver:
     """One process's work on a study. `records` grows; nothing else changes."""
@@ -121,15 +130,13 @@ class _Driver:
         wanted, limit_s = self.job.search.trials, self.job.search.timeout_s
         self._restore_best()
         self._report(wanted)
-        while len(self.records) < wanted:
-            spent_s = sum(record.seconds for record in self.records.values())
-            if limit_s is not None and spent_s >= limit_s:
-                _log.info("no trial starts after %g s; the trials have taken %.0f s", limit_s, spent_s)
-                break
+        while not is_over(self.records, wanted, limit_s):
             number = next(n for n in range(wanted) if n not in self.records)
             self._run_trial(number)
             self._drop_weights()
             self._report(wanted)
+        if len(self.records) < wanted:
+            _log.info("no trial starts after %g s spent in trials", limit_s)
 
     def finish(self) -> SearchResult:
         best = self._best()
@@ -215,7 +222,9 @@ class _Driver:
                 folder = self.run.trial_weights(record.number)
                 save_tensors(folder / "model.safetensors", candidate.weights)
                 save_tensors(folder / "masks.safetensors", candidate.masks)
-        except Exception as error:  # of any plug-in, of memory, of the disk: one broken trial never ends a search
+        except StorageError:  # nothing is wrong with the trial: it runs again when there is room
+            raise
+        except Exception as error:  # of any plug-in, of memory: one broken trial never ends a search
             _log.warning("trial %d failed", proposal.number, exc_info=True)
             shutil.rmtree(self.run.trial_weights(proposal.number), ignore_errors=True)
             torch.cuda.empty_cache()

@@ -71,6 +71,12 @@ def best_trial(records: Mapping[int, TrialRecord], dense_us: float) -> TrialReco
     return min(faster, key=lambda record: (record.latency_us, record.accuracy_loss or 0.0, record.number), default=None)
 
 
+def is_over(records: Mapping[int, TrialRecord], trials: int, timeout_s: float | None) -> bool:
+    """Whether a search of so many trials, or of so many seconds spent in trials, starts no more of them."""
+    spent_s = sum(record.seconds for record in records.values())
+    return len(records) >= trials or (timeout_s is not None and spent_s >= timeout_s)
+
+
 def closest_trial(records: Mapping[int, TrialRecord]) -> TrialRecord | None:
     """The judged trial that lost least accuracy; of equal ones, the faster."""
     judged = [

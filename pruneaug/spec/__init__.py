@@ -12,7 +12,7 @@ from pruneaug.spec.models import (
     TaskSpec,
     TrainSpec,
 )
-from pruneaug.spec.resolve import dump_job, job_digest, result_settings
+from pruneaug.spec.resolve import dump_job, hide_password, job_digest, public_settings, result_settings
 from pruneaug.spec.schema import initial_job, json_schema, reference_markdown
 
 __all__ = [
@@ -26,11 +26,13 @@ __all__ = [
     "TaskSpec",
     "TrainSpec",
     "dump_job",
+    "hide_password",
     "initial_job",
     "job_digest",
     "json_schema",
     "load_job",
     "parse_job",
+    "public_settings",
     "reference_markdown",
     "result_settings",
 ]

@@ -14,6 +14,7 @@ from pruneaug.errors import SpecError
 from pruneaug.spec.document import SCALARS
 from pruneaug.spec.models import JobSpec
 
+_PASSWORDS = (r"(://[^:/@]*:).*(?=@)", r"([?&](?:password|passwd|pwd)=)[^&]*")
 NO_RESULT = ("run", "search.storage", "search.trials", "search.timeout_s")
 """The keys that do not decide what a trial gives: where it is kept, and how many there are."""
 
@@ -47,6 +48,21 @@ def job_digest(job: JobSpec) -> str:
     """SHA-256 of `result_settings`, in hexadecimal."""
     text = json.dumps(result_settings(job), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def public_settings(job: JobSpec) -> dict[str, Any]:
+    """The job as JSON values, to be kept in what others get to see: the password of `search.storage` is hidden."""
+    settings = _plain(job)
+    if job.search.storage is not None:
+        settings["search"]["storage"] = hide_password(job.search.storage)
+    return settings
+
+
+def hide_password(url: str) -> str:
+    """The URL with `***` in place of its password."""
+    for pattern in _PASSWORDS:
+        url = re.sub(pattern, r"\1***", url)
+    return url
 
 
 def _plain(job: JobSpec) -> dict[str, Any]:

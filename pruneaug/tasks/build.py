@@ -25,6 +25,7 @@ TASKS = Registry(
         "parquet-images": "pruneaug.tasks.parquet:parquet_images",
         "image-folder": "pruneaug.tasks.folder:image_folder",
         "text-tsv": "pruneaug.tasks.text:text_tsv",
+        "synthetic": "pruneaug.tasks.synthetic:synthetic",
     },
 )
 

@@ -54,7 +54,7 @@ def analytic_record(cell: Cell, platform: Platform) -> LatencyRecord:
         pattern=cell.pattern,
         sparsity=cell.sparsity,
         library=cell.library,
-        variant="analytic",
+        variant="",
         dtype=platform.dtype,
         threads=platform.threads,
         latency_us=latency_us,
