@@ -1,6 +1,63 @@
-"""Settings of all tests: no timing decides one."""
+"""Settings of all tests: no timing decides one. And a toy job that was profiled and searched, once a session."""
 
+import shutil
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture
+def computed():
+    """Times are computed, not measured."""
+    from pruneaug.testing.network import computed_times
+
+    with computed_times():
+        yield
+
+
+@pytest.fixture(scope="session")
+def _stages(tmp_path_factory):
+    """A folder for each of profiled, searched, exported: the toy job's after that command."""
+    from toy_flow import pruneaug, write_job
+
+    from pruneaug.testing.network import computed_times
+
+    folder = tmp_path_factory.mktemp("toy")
+    job = write_job(folder)
+    with computed_times():
+        for stage, words in {"profiled": ("profile", job), "searched": ("search", job)}.items():
+            assert pruneaug(*words).code == 0
+            shutil.copytree(folder, folder.with_name(f"{folder.name}-{stage}"))
+        assert pruneaug("export", folder / "run").code == 0
+    shutil.copytree(folder, folder.with_name(f"{folder.name}-exported"))
+    return folder
+
+
+@pytest.fixture
+def toy_at(_stages, tmp_path, computed):
+    """The folder of the toy job as it is after `stage`; it is the test's own."""
+
+    def at(stage):
+        from toy_flow import write_job
+
+        shutil.copytree(_stages.with_name(f"{_stages.name}-{stage}"), tmp_path, dirs_exist_ok=True)
+        write_job(tmp_path)
+        resolved = tmp_path / "run" / "resolved.yaml"
+        if resolved.exists():
+            resolved.write_text(resolved.read_text().replace(str(_stages), str(tmp_path)))
+        return tmp_path
+
+    return at
+
+
+@pytest.fixture(scope="session")
+def builder():
+    """Compiles kernels for this machine; one for all tests, so that each kernel is compiled once."""
+    from pruneaug.kernels.build import Builder, CpuTarget
+    from pruneaug.platforms import detect
+
+    platform = detect(threads=2)
+    return Builder(CpuTarget(platform.vector_lanes, platform.vector_registers, 2))

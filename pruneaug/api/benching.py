@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pruneaug.api.job import Progress
-from pruneaug.api.loading import load_model, plans_for
+from pruneaug.api.job import Progress, stage
+from pruneaug.api.loading import load_model, plans_for, platform_for
 from pruneaug.errors import InputError
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
-from pruneaug.platforms import Platform, detect
+from pruneaug.platforms import Platform
 from pruneaug.platforms.load import busy
 from pruneaug.profiler.network import NetworkTime, Subject, time_networks
-from pruneaug.report.data import OWN_DENSE, OWN_PRUNED
+from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_from_json
 
@@ -37,8 +38,9 @@ def bench(
     `predicted_ms`, `max_relative_error`, `runtimes`, `platform`, `warnings`.
     Raises InputError for an unknown runtime, CheckpointError, CompileError.
     """
+    _check_runtimes(against)
     opened = read_checkpoint(checkpoint)
-    platform = detect(threads or int(opened.info["platform"]["threads"]))
+    platform = platform_for(opened, threads)
     program = export_program(load_model(opened, model), opened.example_inputs)
     dense_plans = {entry["name"]: plan_from_json(entry["dense_plan"]) for entry in opened.info["layers"]}
     warnings = busy()
@@ -46,15 +48,16 @@ def bench(
         platform,
         against,
         dense=Subject(OWN_DENSE, program, opened.network, dense_plans if plans_for(opened, platform) else {}),
-        pruned=Subject(OWN_PRUNED, program, opened.network, plans_for(opened, platform), opened.masks),
+        pruned=Subject(OWN_SPARSE, program, opened.network, plans_for(opened, platform), opened.masks),
         progress=progress,
     )
+    runtimes = [as_json(time) for time in times]
     return {
         "platform": platform.name,
         **summary(times),
         "predicted_ms": _predicted_ms(opened, platform),
-        "max_relative_error": max((t.max_relative_error or 0.0 for t in times if t.error is None), default=None),
-        "runtimes": [as_json(time) for time in times],
+        "max_relative_error": max((row["max_relative_error"] or 0.0 for row in runtimes), default=None),
+        "runtimes": runtimes,
         "warnings": list(warnings),
     }
 
@@ -68,34 +71,39 @@ def measure(
     progress: Progress | None = None,
 ) -> tuple[NetworkTime, ...]:
     """Times of the dense network in the runtimes `against` and in ours, and of the pruned one. Raises InputError."""
-    if unknown := [name for name in against if name not in BASELINES]:
-        raise InputError(f"`against` must name runtimes of {', '.join(BASELINES)}, but got {', '.join(unknown)}")
+    _check_runtimes(against)
     others = [Subject(name, dense.program) for name in dict.fromkeys(against)]
     subjects = [*others, dense, *([] if pruned is None else [pruned])]
-    report = None if progress is None else lambda done, total, note: progress("Bench", done, total, note)
-    return time_networks(subjects, platform, progress=report)
+    return time_networks(subjects, platform, progress=stage(progress, "Bench"))
 
 
 def summary(times: Sequence[NetworkTime]) -> dict[str, Any]:
     """`latency_ms` by runtime, the fastest dense runtime, and how much faster than it the pruned network is."""
     latency = {time.runtime: time.latency_ms for time in times if time.latency_ms is not None}
-    dense = {name: value for name, value in latency.items() if name != OWN_PRUNED}
+    dense = {name: value for name, value in latency.items() if name != OWN_SPARSE}
     best = min(dense, key=lambda name: dense[name], default=None)
-    pruned = latency.get(OWN_PRUNED)
+    pruned = latency.get(OWN_SPARSE)
     speedup = dense[best] / pruned if best is not None and pruned else None
     return {"latency_ms": latency, "best_dense": best, "speedup_vs_best_dense": speedup}
 
 
 def as_json(time: NetworkTime) -> dict[str, Any]:
+    """JSON values; a relative error that is not finite, of a network whose outputs are not, is null."""
+    relative_error = time.max_relative_error
     return {
         "runtime": time.runtime,
         "latency_ms": time.latency_ms,
         "p10": time.p10_ms,
         "p90": time.p90_ms,
         "runs": time.runs,
-        "max_relative_error": time.max_relative_error,
+        "max_relative_error": relative_error if relative_error is not None and isfinite(relative_error) else None,
         "error": time.error,
     }
+
+
+def _check_runtimes(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise InputError(f"`against` must name runtimes of {', '.join(BASELINES)}, but got {', '.join(unknown)}")
 
 
 def _predicted_ms(checkpoint: Checkpoint, platform: Platform) -> float | None:

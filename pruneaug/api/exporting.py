@@ -13,14 +13,15 @@ from pruneaug.api.job import OpenJob, Progress, open_job
 from pruneaug.api.reporting import build_report, write_report
 from pruneaug.errors import RunError
 from pruneaug.exporter.checkpoint import add_facts, write_checkpoint
-from pruneaug.latency.network import predict
+from pruneaug.latency.network import NetworkLatency, predict
+from pruneaug.platforms.load import busy
 from pruneaug.profiler.network import Subject
-from pruneaug.report.data import OWN_DENSE, OWN_PRUNED
+from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.plan import plan_layers
 from pruneaug.searcher.dense import load_dense
-from pruneaug.searcher.final import finalize, load_best
-from pruneaug.searcher.rundir import RunDir
-from pruneaug.searcher.trial import read_records
+from pruneaug.searcher.final import finalize, finished_trials, load_best
+from pruneaug.searcher.rundir import RunDir, read_json
+from pruneaug.spec import public_settings
 from pruneaug.tasks.protocol import Task
 
 
@@ -50,49 +51,69 @@ def export(
 
 def export_job(job: OpenJob, run: RunDir, measured: bool = True, progress: Progress | None = None) -> Exported:
     """`export` for a job that is already open."""
-    records = read_records(run.trials)
-    if not (run.dense / "record.json").exists() or not records:
-        raise RunError(f"an export needs a finished search, but {run.path} has no trial yet; run `pruneaug search JOB`")
-    table, rest, warnings = job.measured()
-    if progress is not None:
-        progress("Export", 0, 2, "test accuracy")
+    with run.lock():
+        if not run.info.exists():
+            raise RunError(
+                f"an export needs a finished search, but {run.path} holds none; run `pruneaug search JOB` first"
+            )
+        return _export(job, run, measured, progress or (lambda *_: None))
+
+
+def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Exported:
+    table, _, warnings = job.measured()
+    rest_us = float(read_json(run.info)["rest_us"])
+    records = finished_trials(run, job.spec.search, predict(job.network, {}, table, rest_us).total_us)
+    progress("Export", 0, 2, "test accuracy")
     scores = finalize(job.task, run)
     best = load_best(job.task, run)
     dense_model = load_dense(job.task, run)
-    predicted = predict(job.network, {} if best is None else best.trial.assignment, table, rest.rest_us)
-    dense_plans = plan_layers(job.network, {}, table)
-    dense = Subject(OWN_DENSE, job.program(dense_model), job.network, dense_plans)
-    pruned, checkpoint = None, None
+    assignment = {} if best is None else best.trial.assignment
+    predicted = predict(job.network, assignment, table, rest_us)
+    dense_plans, plans = plan_layers(job.network, {}, table), plan_layers(job.network, assignment, table)
+    describe = partial(build_report, job, run, records, scores, best, predicted, dense_model)
+    # A checkpoint and a report that are whole come first: the measuring takes a while, and may be stopped.
+    report = describe((), warnings)
+    checkpoint, pruned = None, None
+    progress("Export", 1, 2, "checkpoint")
     if best is not None:
-        plans = plan_layers(job.network, best.trial.assignment, table)
         checkpoint = write_checkpoint(
             run.path / "checkpoint",
             best.model.state_dict(),
             job.network,
-            best.trial.assignment,
+            assignment,
             plans,
             dense_plans,
             job.example_inputs,
-            _facts(job, predicted.total_us, predicted.total_us_dense),
+            {**_facts(job, predicted), **_results(report)},
         )
-        pruned = Subject(OWN_PRUNED, job.program(best.model), job.network, plans, best.masks)
-    if progress is not None:
-        progress("Export", 2, 2, "")
-    times = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress) if measured else ()
-    report = build_report(job, run, records, scores, best, predicted, dense_model, times, warnings)
-    if checkpoint is not None:
-        add_facts(checkpoint, {key: report[key] for key in ("dense", "best", "best_dense", "speedup_measured")})
+        pruned = Subject(OWN_SPARSE, job.program(best.model), job.network, plans, best.masks)
     write_report(run, report)
+    progress("Export", 2, 2, "")
+    if measured:
+        dense = Subject(OWN_DENSE, job.program(dense_model), job.network, dense_plans)
+        warnings += busy()
+        times = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress)
+        report = describe(times, warnings)
+        if checkpoint is not None:
+            add_facts(checkpoint, _results(report))
+        write_report(run, report)
     return Exported(checkpoint, report)
 
 
-def _facts(job: OpenJob, predicted_us: float, dense_us: float) -> dict[str, Any]:
+def _facts(job: OpenJob, predicted: NetworkLatency) -> dict[str, Any]:
     build = getattr(job.task, "build", None)
     return {
         "platform": job.platform.to_json(),
-        "latency": {"ms_predicted": predicted_us / 1e3, "ms_predicted_dense": dense_us / 1e3},
+        "latency": {
+            "ms_predicted": predicted.total_us / 1e3,
+            "ms_predicted_dense": predicted.total_us_dense / 1e3,
+        },
         "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in job.network.kept_dense],
         # A task given in Python is not in the spec, so the spec could not rebuild its network.
-        "spec": None if job.given_task is not None else job.spec.model_dump(mode="json"),
+        "spec": None if job.given_task is not None else public_settings(job.spec),
         "model_facts": dict(build.keywords) if isinstance(build, partial) else {},
     }
+
+
+def _results(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: report[key] for key in ("dense", "best", "best_dense", "speedup_measured")}

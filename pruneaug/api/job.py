@@ -31,6 +31,11 @@ Progress = Callable[[str, int, int, str], None]
 """(stage, done, in all, a note)."""
 
 
+def stage(progress: Progress | None, name: str) -> Callable[[int, int, str], None] | None:
+    """What one stage of the work reports to."""
+    return None if progress is None else lambda done, total, note: progress(name, done, total, note)
+
+
 @dataclass(frozen=True)
 class OpenJob:
     """A job whose parts are made when they are first needed, once."""
@@ -92,11 +97,12 @@ class OpenJob:
 
 
 def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:
-    """Read and check a job. Raises SpecError."""
+    """Read and check a job; plain data need not name the task if it is given. Raises SpecError."""
     if isinstance(job, str | Path):
         return OpenJob(load_job(job, overrides), task)
-    return OpenJob(job if isinstance(job, JobSpec) and not overrides else parse_job(_mapping(job), overrides), task)
-
-
-def _mapping(job: JobSpec | Mapping[str, Any]) -> Mapping[str, Any]:
-    return job.model_dump(mode="json") if isinstance(job, JobSpec) else job
+    if isinstance(job, JobSpec):
+        return OpenJob(parse_job(job.model_dump(mode="json"), overrides) if overrides else job, task)
+    named = job.get("task") or {}
+    if task is not None and isinstance(named, Mapping):
+        job = {**job, "task": {"name": task.name, **named}}
+    return OpenJob(parse_job(job, overrides), task)

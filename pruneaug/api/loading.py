@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pruneaug.errors import CheckpointError
+from pruneaug.errors import CheckpointError, SpecError
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
 from pruneaug.runtime.graph import export_program
@@ -31,12 +31,25 @@ def load(folder: str | Path, *, model: nn.Module | None = None, threads: int | N
 
     checkpoint = read_checkpoint(folder)
     model = load_model(checkpoint, model)
-    platform = detect(threads or int(checkpoint.info["platform"]["threads"]))
+    platform = platform_for(checkpoint, threads)
     builder = Builder(
         CpuTarget(platform.vector_lanes, platform.vector_registers, platform.threads, platform.mcpu or "")
     )
     program = export_program(model, checkpoint.example_inputs)
     return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), builder)
+
+
+def platform_for(checkpoint: Checkpoint, threads: int | None) -> Platform:
+    """This machine with `threads` threads; none: as many as the export was for, or one per core if it has fewer CPUs.
+
+    Raises SpecError for more threads than CPUs.
+    """
+    if threads is not None:
+        return detect(threads)
+    try:
+        return detect(int(checkpoint.info["platform"]["threads"]))
+    except SpecError:
+        return detect()
 
 
 def plans_for(checkpoint: Checkpoint, platform: Platform) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from pruneaug.api.job import Job, OpenJob, open_job
 from pruneaug.api.profiling import cells_to_measure
 from pruneaug.errors import LatencyTableError
 from pruneaug.latency.network import predict
-from pruneaug.searcher.space import build_space
+from pruneaug.platforms import match_platform
+from pruneaug.searcher.space import build_space, wanted_choices
+from pruneaug.searcher.study import make_plugins
 from pruneaug.spec.models import TrainSpec
 from pruneaug.tasks.protocol import Task
 
@@ -20,8 +22,13 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     """Layers, size of the space, table coverage, dense and best reachable latency, and the time that a run would take.
 
     One training step is run for the estimate. Latencies are None where the platform was not profiled yet.
+    Raises InputError for a job that could not run.
     """
     opened = open_job(job, task)
+    make_plugins(opened.spec)
+    wanted_choices(opened.network, opened.spec.space)
+    if opened.store.libraries():
+        match_platform(opened.store.folder, opened.platform)
     missing, cells = cells_to_measure(opened)
     search, training = opened.spec.search, opened.spec.finetune
     step_s = _step_s(opened, training.trial)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pruneaug.api.job import Job, OpenJob, Progress, open_job
+from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
 from pruneaug.latency.rest import write_rest
 from pruneaug.network.ops import Op
 from pruneaug.profiler.network import measure_rest
 from pruneaug.profiler.plan import wanted
-from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops
-from pruneaug.searcher.space import matching_rule
+from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops, sole_profile
+from pruneaug.searcher.space import matching_rule, wanted_choices
 from pruneaug.tasks.protocol import Task
 
 TIMEOUT_S = 120.0  # of silence: one cell takes well under a second, a large layer's reference some seconds
@@ -27,15 +27,24 @@ def profile(
 
 def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
+    wanted_choices(job.network, job.spec.space)  # a rule that matches no layer shows before hours of measuring
     patterns, sparsities = measured_choices(job)
-    report = None if progress is None else lambda done, total, note: progress("Profile", done, total, note)
-    ops = dict.fromkeys(layer.op for layer in job.network.layers)
     result = profile_ops(
-        ops, patterns, sparsities, job.platform, job.store, timeout_s=TIMEOUT_S, measurer=measurer, progress=report
+        dict.fromkeys(layer.op for layer in job.network.layers),
+        patterns,
+        sparsities,
+        job.platform,
+        job.store,
+        timeout_s=TIMEOUT_S,
+        measurer=measurer,
+        progress=stage(progress, "Profile"),
     )
-    if job.rest() is None:
-        table = job.store.table()
-        write_rest(job.store.folder, measure_rest(job.model, job.program(job.model), job.network, table, job.platform))
+    with sole_profile(job.store.folder):
+        if job.rest() is None:
+            told = stage(progress, "Whole network")
+            table, program = job.store.table(), job.program(job.model)
+            rest = measure_rest(job.model, program, job.network, table, job.platform, progress=told)
+            write_rest(job.store.folder, rest)
     return result
 
 

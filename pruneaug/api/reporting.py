@@ -16,11 +16,12 @@ from pruneaug.files import atomic_write_text
 from pruneaug.latency.network import NetworkLatency
 from pruneaug.profiler.network import NetworkTime
 from pruneaug.report import VERSION, read_report, render_html, verdict
-from pruneaug.report.data import OWN_DENSE, OWN_PRUNED
+from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.searcher.final import BestNetwork, FinalScores
 from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.searcher.trial import TrialRecord
 from pruneaug.sparsity.operations import operation_sparsity
+from pruneaug.spec import public_settings
 
 
 def build_report(
@@ -54,7 +55,7 @@ def build_report(
             "accuracy_validation": best.accuracy_validation,
             "accuracy_test": scores.best,
             "latency_ms_predicted": predicted.total_us / 1e3,
-            **_measured(by_runtime.get(OWN_PRUNED)),
+            **_measured(by_runtime.get(OWN_SPARSE)),
             "sparsity": best.trial.sparsity,
             "operation_sparsity": operation_sparsity(job.network, best.masks),
             "size_bytes": 4 * (weights - removed),
@@ -63,7 +64,7 @@ def build_report(
     data: dict[str, Any] = {
         "version": VERSION,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "job": {"name": Path(job.spec.run).name, "spec": job.spec.model_dump(mode="json")},
+        "job": {"name": Path(job.spec.run).name, "spec": public_settings(job.spec)},
         "platform": job.platform.to_json(),
         "network": {
             "name": job.spec.task.model.name if job.spec.task.model else type(dense_model).__name__,
@@ -73,7 +74,7 @@ def build_report(
         "constraint": {"max_accuracy_loss": job.spec.search.max_accuracy_loss},
         "dense": dense,
         "best": pruned,
-        "baselines": [as_json(time) for time in times if time.runtime not in (OWN_DENSE, OWN_PRUNED)],
+        "baselines": [as_json(time) for time in times if time.runtime != OWN_SPARSE],
         "best_dense": facts["best_dense"],
         "speedup_measured": facts["speedup_vs_best_dense"],
         "prediction_error": predicted.total_us / 1e3 / measured_ms - 1 if measured_ms else None,

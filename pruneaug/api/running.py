@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 from pruneaug.api.exporting import Exported, export_job
 from pruneaug.api.job import Job, Progress, open_job
 from pruneaug.api.profiling import profile_job
 from pruneaug.api.searching import search_job
-from pruneaug.profiler.run import DEFAULT_MEASURER
+from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult
 from pruneaug.searcher.rundir import RunDir
+from pruneaug.searcher.study import make_plugins
 from pruneaug.tasks.protocol import Task
 
 
@@ -16,9 +19,25 @@ def run(
 ) -> Exported:
     """Profile, search, export, measure, report. A run that was stopped or killed goes on where it was.
 
-    Raises what `profile`, `search` and `export` raise.
+    Warns of what may be wrong with the times. Raises what `profile`, `search` and `export` raise.
     """
     opened = open_job(job, task)
-    profile_job(opened, measurer, progress)
+    make_plugins(opened.spec)  # a name that is none shows before hours of measuring
+    run_dir = RunDir(opened.spec.run)
+    # A search keeps the times it began with: a cell that failed then must not get one now.
+    if not run_dir.info.exists():
+        _warn(profile_job(opened, measurer, progress))
     search_job(opened, progress)
-    return export_job(opened, RunDir(opened.spec.run), progress=progress)
+    return export_job(opened, run_dir, progress=progress)
+
+
+def _warn(profiled: ProfileResult) -> None:
+    texts = list(profiled.warnings)
+    if profiled.failed:
+        first = profiled.failed[0]
+        texts.append(
+            f"{len(profiled.failed)} cells could not be measured and cannot be chosen; the first, {first.op.key} "
+            f"{first.pattern}@{first.sparsity:g}: {first.error}"
+        )
+    for text in texts:
+        warnings.warn(text, RuntimeWarning, stacklevel=3)

@@ -9,10 +9,13 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from pruneaug.cli.output import Json, console, print_json
+from pruneaug.errors import LatencyTableError
 from pruneaug.latency.records import record_to_json
 from pruneaug.latency.store import LatencyStore
+from pruneaug.latency.table import LatencyTable
 from pruneaug.platforms import read_platform
 from pruneaug.platforms.stored import FILE_NAME, merge_folder
 
@@ -25,9 +28,13 @@ Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="A platform's fold
 @app.command()
 def ls(database: Database = "latency_db", as_json: Json = False) -> None:
     """The platforms of a latency database."""
+    if not Path(database).is_dir():
+        raise LatencyTableError(
+            f"a latency database must be a folder, but {database} is none; name the `platform.latency_db` of a job"
+        )
     rows = []
     for path in sorted(Path(database).glob(f"*/{FILE_NAME}")):
-        platform, table = read_platform(path.parent), LatencyStore(path.parent).table()
+        platform, table = read_platform(path.parent), LatencyTable(LatencyStore(path.parent).load())
         rows.append(
             {
                 "platform": platform.name,
@@ -48,7 +55,7 @@ def ls(database: Database = "latency_db", as_json: Json = False) -> None:
 def show(folder: Folder, op: str = typer.Option("", help="Only ops that contain this."), as_json: Json = False) -> None:
     """The times of one platform; GFLOP/s count the weights that are kept."""
     read_platform(folder)
-    latest = LatencyStore(folder).table().latest().values()
+    latest = LatencyTable(LatencyStore(folder).load()).latest().values()
     records = sorted((r for r in latest if op in r.op.key), key=lambda r: (r.op.key, r.pattern, r.sparsity, r.library))
     if as_json:
         print_json([json.loads(record_to_json(record)) for record in records])
@@ -69,6 +76,8 @@ def show(folder: Folder, op: str = typer.Option("", help="Only ops that contain 
 @app.command()
 def diff(folder: Folder, other: Folder, as_json: Json = False) -> None:
     """The times in which two folders differ."""
+    for path in (folder, other):
+        read_platform(path)
     rows = [
         (d.op.key, d.pattern, d.sparsity, d.library, d.latency_us, d.other_latency_us)
         for d in LatencyStore(folder).diff(LatencyStore(other))
@@ -96,5 +105,5 @@ def _print(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(value)) for value in row))
     console().print(table)

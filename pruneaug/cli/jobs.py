@@ -11,7 +11,7 @@ from pruneaug.api.benching import BASELINES
 from pruneaug.api.reporting import report as read_report
 from pruneaug.cli.output import Job, Json, Run, Set, console, print_json
 from pruneaug.cli.tables import bench_table, plan_table, profile_summary, search_summary
-from pruneaug.errors import InfeasibleError
+from pruneaug.errors import InfeasibleError, PruneaugError
 from pruneaug.report import Progress, console_report, outcome
 from pruneaug.spec import load_job
 
@@ -47,8 +47,7 @@ def search(
     with Progress() as progress:
         result = api.search(spec, progress=progress.update)
     search_summary(result, spec.run, as_json)
-    if result.best is None and result.closest is not None:
-        raise InfeasibleError(f"nothing met the constraint: {result.how_close}; dense is the answer")
+    _check(result.outcome, result.how_close)
 
 
 def export(
@@ -84,6 +83,13 @@ def report(run: Run, as_json: Json = False) -> None:
 def _finish(report: Any, folder: str, as_json: bool) -> None:
     print_json(report) if as_json else console().print(console_report(report))
     if not as_json:
-        console().print(f"Report: {folder}/report.html", markup=False, highlight=False)
-    if outcome(report) == "infeasible":
-        raise InfeasibleError("nothing met the constraint; the report says how close it came, and dense is the answer")
+        console().print(f"Report: {folder}/report.html", markup=False, highlight=False, soft_wrap=True)
+    _check(outcome(report), report["verdict"])
+
+
+def _check(outcome: str, words: str) -> None:
+    """Raise what makes the exit code of a search that found no network that is accurate enough."""
+    if outcome == "infeasible":
+        raise InfeasibleError(f"nothing met the constraint, so dense is the answer: {words}")
+    if outcome == "failed":
+        raise PruneaugError(f"a search needs trials that succeed, but: {words}; mend that, then choose a new `run`")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import pruneaug
 from pruneaug.cli import database, jobs, platform, specs
+from pruneaug.cli.output import say
 from pruneaug.errors import PruneaugError
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
 app = typer.Typer(
     name="pruneaug",
@@ -47,14 +47,21 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error that pruneaug raises on purpose becomes one message and an exit code."""
-    warnings.showwarning = lambda message, *_args, **_kwargs: Console(stderr=True).print(
-        f"warning: {message}", style="yellow", markup=False, highlight=False
-    )
-    try:
-        app()
-    except PruneaugError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on where it was", markup=False)
-        sys.exit(INTERRUPTED)
+    said: set[str] = set()
+
+    def show_once(message: Warning | str, *_args: Any, **_kwargs: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            say(f"warning: {message}", style="yellow")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_once
+        try:
+            app()
+        except PruneaugError as error:
+            say(f"error: {error}", style="red")
+            sys.exit(error.exit_code)
+        except SystemExit as ended:  # typer turns Ctrl-C into it
+            if ended.code == INTERRUPTED:
+                say("stopped; the same command goes on from here")
+            raise

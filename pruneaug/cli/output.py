@@ -17,9 +17,14 @@ Run = Annotated[str, typer.Argument(metavar="RUN", help="The run folder.")]
 
 
 def console() -> Console:
-    """stdout, wide enough for tables where it is not a terminal."""
-    out = Console()
-    return out if out.is_terminal else Console(width=120)
+    """stdout, wide enough for tables where it is not a terminal. `:100:` stays what it is, and no emoji."""
+    out = Console(emoji=False)
+    return out if out.is_terminal else Console(emoji=False, width=120)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """One message on stderr, as it is."""
+    Console(stderr=True, emoji=False).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

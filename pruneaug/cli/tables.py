@@ -33,9 +33,9 @@ def profile_summary(result: ProfileResult, as_json: bool) -> None:
     counts = f"{result.measured} cells measured, {result.reused} known already, {len(failed)} failed"
     out.print(counts, highlight=False)
     for row in failed:
-        out.print(f"failed: {row['op']} {row['pattern']}@{row['sparsity']:g}: {row['error']}", markup=False)
+        out.print(f"failed: {row['op']} {row['pattern']}@{row['sparsity']:g}: {row['error']}", markup=False, soft_wrap=True)
     for warning in result.warnings:
-        out.print(f"warning: {warning}", style="yellow", markup=False)
+        out.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 def search_summary(result: SearchResult, folder: str, as_json: bool) -> None:
@@ -54,19 +54,22 @@ def search_summary(result: SearchResult, folder: str, as_json: bool) -> None:
             "sparsity": best.sparsity,
             "assignment": {name: choice.to_json() for name, choice in best.assignment.items()},
         },
+        "outcome": result.outcome,
         "how_close": result.how_close,
     }
     if as_json:
         print_json(facts)
         return
     out = console()
-    out.print(result.how_close, markup=False, highlight=False)
+    out.print(result.how_close, markup=False, highlight=False, soft_wrap=True)
     if best is not None:
         out.print(
-            f"predicted {best.latency_us / 1e3:.3f} ms against {result.dense_latency_us / 1e3:.3f} ms dense, validation "
-            f"accuracy {result.best_accuracy:.4f} against {result.dense_accuracy:.4f}; next: pruneaug export {folder}",
+            f"predicted {best.latency_us / 1e3:.3f} ms against {result.dense_latency_us / 1e3:.3f} ms dense, "
+            f"validation accuracy {result.best_accuracy:.4f} against {result.dense_accuracy:.4f}; "
+            f"next: pruneaug export {folder}",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -99,7 +102,7 @@ def bench_table(result: Mapping[str, Any]) -> RenderableType:
     rows = sorted(result["runtimes"], key=lambda row: (row["latency_ms"] is None, row["latency_ms"]))
     for row in rows:
         if row["error"] is not None:
-            table.add_row(row["runtime"], "failed", "", "", "", row["error"][-200:])
+            table.add_row(row["runtime"], "failed", "", "", "", Text(row["error"][-200:]))
             continue
         numbers = (f"{row[key]:.3f}" for key in ("latency_ms", "p10", "p90"))
         table.add_row(row["runtime"], *numbers, str(row["runs"]), f"{row['max_relative_error']:.1e}")

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from pruneaug.errors import CheckpointError
-from pruneaug.files import atomic_write_bytes, atomic_write_text
+from pruneaug.errors import CheckpointError, InputError
+from pruneaug.files import atomic_write_bytes, atomic_write_text, storage_errors
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import parse_op
 from pruneaug.runtime.plan import LayerPlan, plan_from_json, plan_to_json
@@ -28,6 +28,7 @@ from pruneaug.sparsity.matrix import weight_from_matrix, weight_matrix
 from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice
 
 VERSION = 1
+_KEYS = ("layers", "weights_sha256", "platform", "latency", "spec", "model_facts")
 INFO, WEIGHTS, INPUTS = "pruneaug.json", "model.safetensors", "example_inputs.safetensors"
 
 
@@ -76,7 +77,9 @@ def write_checkpoint(
     Raises StorageError.
     """
     folder = Path(folder)
-    (folder / INFO).unlink(missing_ok=True)
+    with storage_errors(folder):
+        for stale in (folder / INFO, *folder.glob(".*.part")):  # the parts are of an export that was killed
+            stale.unlink(missing_ok=True)
     blob = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()})
     atomic_write_bytes(folder / WEIGHTS, blob)
     inputs = {str(index): tensor.contiguous().clone() for index, tensor in enumerate(example_inputs)}
@@ -107,18 +110,24 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
             for entry in info["layers"]
         ]
         plans = {entry["name"]: plan_from_json(entry) for _, _, entry in layers}
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / INFO} lacks or garbles {error} of a layer; export the run again") from error
+        example_inputs = tuple(inputs[str(index)] for index in range(len(inputs)))
+        digests = {layer.name: entry["map_digest"] for layer, choice, entry in layers if choice.pattern is not None}
+        weights_sha256 = info["weights_sha256"]
+    except (InputError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / INFO} must describe a network, but lacks or garbles something ({type(error).__name__}: "
+            f"{error}); export the run again"
+        ) from error
     masks = {}
-    for layer, choice, entry in layers:
+    for layer, choice, _ in layers:
         weight = weights.get(weight_name(layer.name))
         if weight is None:
             raise CheckpointError(
                 f"{folder / WEIGHTS} must hold the weight of layer {layer.name!r}, but does not; export the run again"
             )
         if choice.pattern is not None:
-            masks[layer.name] = _checked_mask(layer.name, weight, choice.pattern, entry["map_digest"])
-    if hashlib.sha256(blob).hexdigest() != info["weights_sha256"]:
+            masks[layer.name] = _checked_mask(layer.name, weight, choice.pattern, digests[layer.name])
+    if hashlib.sha256(blob).hexdigest() != weights_sha256:
         raise CheckpointError(
             f"{folder / WEIGHTS} must be the file that was exported, but its SHA-256 differs from the one in {INFO}; "
             "export the run again"
@@ -130,7 +139,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         assignment={layer.name: choice for layer, choice, _ in layers},
         masks=masks,
         plans=plans,
-        example_inputs=tuple(inputs[str(index)] for index in range(len(inputs))),
+        example_inputs=example_inputs,
         info=info,
     )
 
@@ -147,6 +156,8 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{folder / INFO} must have version {VERSION}, but has {version!r}; use the pruneaug that wrote it"
         )
     assert isinstance(info, dict)
+    if missing := [key for key in _KEYS if key not in info]:
+        raise CheckpointError(f"{folder / INFO} must hold {', '.join(missing)}, but does not; export the run again")
     return info
 
 

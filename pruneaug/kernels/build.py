@@ -16,7 +16,7 @@ os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 import tvm
 
-from pruneaug.errors import CompileError
+from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.layout import pad_phases, transpose
 from pruneaug.kernels.spmm import spmm
 
@@ -39,7 +39,14 @@ class CpuTarget:
     triple: str = ""
 
     def to_tvm(self) -> tvm.target.Target:
-        mcpu = self.mcpu or tvm.target.codegen.llvm_get_system_cpu()
+        """Raises InputError for a CPU that LLVM does not know: it would compile slow, generic code for it."""
+        llvm = tvm.target.codegen
+        mcpu = self.mcpu or llvm.llvm_get_system_cpu()
+        if not llvm.llvm_is_valid_cpu(mcpu, machine := self.triple or llvm.llvm_get_system_triple()):
+            raise InputError(
+                f"a platform's mcpu must be a CPU that LLVM knows for {machine}, but got {mcpu!r}; "
+                "leave it out for the machine at hand"
+            )
         triple = {"mtriple": self.triple} if self.triple else {}
         return tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": self.threads, **triple})
 
@@ -47,10 +54,11 @@ class CpuTarget:
 def compile_kernel(target: CpuTarget, name: str, *args: int) -> tvm.runtime.Executable:
     """The kernel `name` ("spmm", "pad_phases" or "transpose") with its generator's arguments, as machine code.
 
-    Raises CompileError, with TVM's own error as the cause.
+    Raises CompileError, with TVM's own error as the cause; InputError for an unknown CPU.
     """
+    tvm_target = target.to_tvm()
     try:
-        return tvm.compile(_GENERATORS[name](*args), target=target.to_tvm())
+        return tvm.compile(_GENERATORS[name](*args), target=tvm_target)
     except Exception as error:
         raise CompileError(
             f"TVM could not compile kernel {name}{args} for {target}: {error}; this is a bug, please report it"
@@ -67,7 +75,7 @@ class Builder:
         tvm.get_global_func("runtime.config_threadpool")(1, target.threads)
 
     def kernel(self, name: str, *args: int) -> Kernel:
-        """The callable kernel that `compile_kernel` makes. Raises CompileError."""
+        """The callable kernel that `compile_kernel` makes. Raises what it raises."""
         key = (name, *args)
         with self._lock:
             if key not in self._kernels:

@@ -84,7 +84,7 @@ class LinearKernel:
         if x.dtype != torch.float32 or x.shape[-1:] != (op.in_features,) or x.numel() != op.tokens * op.in_features:
             raise _wrong_input(op, x, f"[..., {op.in_features}] of {op.tokens} tokens")
         out = torch.empty(*x.shape[:-1], op.out_features)
-        flat = x.reshape(-1)
+        flat = x.reshape(-1).contiguous()  # a strided column reshapes to a strided vector
         if op.tokens == 1:
             self._x[: op.in_features] = flat
         else:
@@ -141,7 +141,7 @@ class Conv2dKernel:
             raise _wrong_input(op, x, str(list(shape)))
         y = torch.empty(op.batch * self._y_strides[0])
         if self._direct:
-            packed = x.reshape(-1)
+            packed = x.reshape(-1).contiguous()
         else:
             packed = self._x
             if x.stride(3) != 1:

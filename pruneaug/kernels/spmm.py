@@ -29,8 +29,9 @@ def spmm(height: int, vectors: int, lanes: int) -> Any:
     rather than overruns.
     """
     tile = vectors * lanes
-    # The operands that the inner loop goes over are kept in registers: the fewer of W's and X's.
-    by_row, by_vector = (1, 0) if height >= vectors else (0, 1)  # is the outer loop over rows, or over vectors?
+    # Row o * by_row + n * by_vector and vector o * by_vector + n * by_row of a tile meet in accumulator (o, n). What
+    # the inner loop goes over stays in registers beside the accumulators: so it is the fewer, rows or vectors.
+    by_row, by_vector = (1, 0) if height >= vectors else (0, 1)
     outer, inner = max(height, vectors), min(height, vectors)
 
     @T.prim_func(s_tir=True)
@@ -80,30 +81,16 @@ def spmm(height: int, vectors: int, lanes: int) -> Any:
                         T.writes()
                         r = Split[part] + g
                         acc = T.sblock_alloc_buffer((height * vectors * lanes,), "float32", scope="local")
-                        for i in T.unroll(height):
-                            for v in T.unroll(vectors):
-                                acc[T.ramp((i * vectors + v) * lanes, 1, lanes)] = T.broadcast(
-                                    Bias[r * height + i], lanes
+                        for o in T.unroll(outer):
+                            for n in T.unroll(inner):
+                                acc[T.ramp((o * inner + n) * lanes, 1, lanes)] = T.broadcast(
+                                    Bias[r * height + o * by_row + n * by_vector], lanes
                                 )
                         for c in T.serial(Indptr[r + 1] - Indptr[r]):
                             for o in T.unroll(outer):
                                 for n in T.unroll(inner):
-                                    acc[
-                                        T.ramp(
-                                            ((o * by_row + n * by_vector) * vectors + o * by_vector + n * by_row)
-                                            * lanes,
-                                            1,
-                                            lanes,
-                                        )
-                                    ] = (
-                                        acc[
-                                            T.ramp(
-                                                ((o * by_row + n * by_vector) * vectors + o * by_vector + n * by_row)
-                                                * lanes,
-                                                1,
-                                                lanes,
-                                            )
-                                        ]
+                                    acc[T.ramp((o * inner + n) * lanes, 1, lanes)] = (
+                                        acc[T.ramp((o * inner + n) * lanes, 1, lanes)]
                                         + T.broadcast(W[(Indptr[r] + c) * height + o * by_row + n * by_vector], lanes)
                                         * X[
                                             T.ramp(
@@ -113,20 +100,21 @@ def spmm(height: int, vectors: int, lanes: int) -> Any:
                                             )
                                         ]
                                     )
-                        for i in T.unroll(height):
-                            for v in T.unroll(vectors):
+                        for o in T.unroll(outer):
+                            for n in T.unroll(inner):
                                 # The order of the arguments keeps NaN: max(low, NaN) is NaN, max(NaN, low) is low.
                                 Y[
                                     T.ramp(
-                                        ((image * (groups_plus_1 - 1) + r) * height + i) * y_row_stride
+                                        ((image * (groups_plus_1 - 1) + r) * height + o * by_row + n * by_vector)
+                                        * y_row_stride
                                         + start
-                                        + v * lanes,
+                                        + (o * by_vector + n * by_row) * lanes,
                                         1,
                                         lanes,
                                     )
                                 ] = T.min(
                                     T.broadcast(high, lanes),
-                                    T.max(T.broadcast(low, lanes), acc[T.ramp((i * vectors + v) * lanes, 1, lanes)]),
+                                    T.max(T.broadcast(low, lanes), acc[T.ramp((o * inner + n) * lanes, 1, lanes)]),
                                 )
 
     return kernel

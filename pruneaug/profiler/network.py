@@ -32,6 +32,7 @@ from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _TURN_S = 60.0
+_LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
 _REST_S = 0.02  # between turns, so that the spinning threads of the last process have gone to sleep
 
 Progress = Callable[[int, int, str], None]
@@ -74,7 +75,8 @@ def time_networks(
 ) -> tuple[NetworkTime, ...]:
     """Time the subjects on their programs' example inputs, in `rounds` interleaved turns of about `turn_s` seconds.
 
-    A runtime that does not start, crashes or hangs becomes a result with an error; the others go on.
+    A runtime that does not start, crashes, hangs or computes something else becomes a result with an error; the others
+    go on.
     """
     with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, ExitStack() as stack:
         processes: dict[int, LineProcess] = {}
@@ -88,9 +90,16 @@ def time_networks(
             try:
                 process.send(_setup(subject, platform, Path(folder) / str(index)))
                 accuracy[index] = float(json.loads(process.read(_START_S))["max_relative_error"])
-                processes[index] = process
             except ProcessEnded as error:
                 errors[index] = f"its process {error}"
+                continue
+            if accuracy[index] <= _LARGEST_ERROR:
+                processes[index] = process
+            else:
+                errors[index] = (
+                    f"its outputs' relative error must be at most {_LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
+                    "please report it"
+                )
         for turn in range(rounds):
             if progress is not None:
                 progress(len(subjects) + turn, len(subjects) + rounds, "measuring")
@@ -153,14 +162,20 @@ def _result(runtime: str, times_us: list[float], accuracy: float | None, error: 
 
 
 def measure_rest(
-    model: nn.Module, program: ExportedProgram, network: Network, table: LatencyTable, platform: Platform
+    model: nn.Module,
+    program: ExportedProgram,
+    network: Network,
+    table: LatencyTable,
+    platform: Platform,
+    *,
+    progress: Progress | None = None,
 ) -> Rest:
     """Run the dense network as its table plans it and subtract its layers' times.
 
     Raises MeasurementError if the network does not run, LatencyTableError if the table lacks a layer.
     """
-    subject = Subject("pruneaug dense", program, network, plan_layers(network, {}, table))
-    (result,) = time_networks([subject], platform)
+    subject = Subject("pruneaug-dense", program, network, plan_layers(network, {}, table))
+    (result,) = time_networks([subject], platform, progress=progress)
     if result.latency_ms is None:
         raise MeasurementError(f"the dense network must run on this platform, but {result.error}")
     return Rest(

@@ -62,7 +62,7 @@ def profile_ops(
     """
     ops = tuple(ops)
     warnings = claim_folder(store.folder, platform)
-    with _sole_profile(store.folder), WorkerProcess(platform, measurer, timeout_s) as worker:
+    with sole_profile(store.folder), WorkerProcess(platform, measurer, timeout_s) as worker:
         cells = plan(ops, patterns, sparsities, store)
         if cells:
             warnings += busy()
@@ -116,8 +116,11 @@ def _failed(cell: Cell, platform: Platform, error: str) -> LatencyRecord:
 
 
 @contextlib.contextmanager
-def _sole_profile(folder: Path) -> Iterator[None]:
-    """Hold the folder alone: two profiles at once would measure each other. The lock ends with the process."""
+def sole_profile(folder: Path) -> Iterator[None]:
+    """Hold the folder alone: two profiles at once would measure each other. The lock ends with the process.
+
+    Raises RunError if another process holds it.
+    """
     with storage_errors(folder):
         descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -19,8 +19,8 @@ from pruneaug.errors import RunError
 Data = Mapping[str, Any]
 
 VERSION = 1
-OWN_DENSE = "pruneaug dense"
-OWN_PRUNED = "pruneaug pruned"
+OWN_DENSE = "pruneaug-dense"
+OWN_SPARSE = "pruneaug-sparse"
 """The runtimes that pruneaug compiled; `best_dense` may name the first."""
 
 
@@ -95,7 +95,7 @@ def best_baseline(data: Data) -> Data:
 
 def own_runtimes(data: Data) -> list[Data]:
     """The networks that pruneaug compiled and measured, as rows like those of `baselines`."""
-    named = (("dense", OWN_DENSE), ("best", OWN_PRUNED))
+    named = (("dense", OWN_DENSE), ("best", OWN_SPARSE))
     return [
         {
             "runtime": name,

@@ -42,7 +42,7 @@ class Progress:
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(stderr=True, emoji=False)
         self._clock = clock
         self._bars = _bars(self._console) if self._console.is_terminal else None
         self._running: list[_Running] = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from pruneaug.report import bars
-from pruneaug.report.data import OWN_PRUNED, Data, is_number, own_runtimes, rows
+from pruneaug.report.data import OWN_SPARSE, Data, is_number, own_runtimes, rows
 from pruneaug.report.sections import titled_section
 from pruneaug.report.words import milliseconds, signed_percent
 
@@ -27,7 +27,7 @@ class MeasuredRuntime:
 
 def measured_runtimes(data: Data) -> list[MeasuredRuntime]:
     """The pruned network and every dense runtime, fastest first, failures last."""
-    listed = {str(row.get("runtime")): row for row in [*own_runtimes(data), *rows(data, "baselines")]}
+    listed = {str(row.get("runtime")): row for row in [*rows(data, "baselines"), *own_runtimes(data)]}
     measured = [_measured(name, row) for name, row in listed.items()]
     return sorted(measured, key=lambda r: (r.latency_ms is None, r.latency_ms or 0.0))
 
@@ -91,7 +91,7 @@ def _measured(name: str, row: Data) -> MeasuredRuntime:
         p10=_number(row, "p10"),
         p90=_number(row, "p90"),
         predicted_ms=_number(row, "predicted_ms"),
-        pruned=name == OWN_PRUNED,
+        pruned=name == OWN_SPARSE,
         error=str(error) if error else None,
     )
 

@@ -40,8 +40,9 @@ def export_program(model: nn.Module, example_inputs: Sequence[Any]) -> ExportedP
         with torch.no_grad():
             return torch.export.export(model.eval(), tuple(example_inputs), strict=False)
     except Exception as error:
+        reason = str(error).partition("\n")[0]  # torch adds a page of advice
         raise CompileError(
-            f"the network must be exportable by torch.export, but {type(model).__name__} is not: {error}; "
+            f"the network must be exportable by torch.export, but {type(model).__name__} is not: {reason}; "
             "remove data-dependent Python control flow from forward, or compile the part that has none"
         ) from error
     finally:

@@ -16,8 +16,9 @@ from pruneaug.pruners.protocol import Masks
 from pruneaug.searcher.candidate import Candidate, Evaluator, finite_accuracy
 from pruneaug.searcher.dense import load_dense
 from pruneaug.searcher.rundir import RunDir, read_json, write_json
-from pruneaug.searcher.trial import TrialRecord, read_records
+from pruneaug.searcher.trial import TrialRecord, best_trial, is_over, read_records
 from pruneaug.searcher.weights import load_tensors, load_weights, save_tensors
+from pruneaug.spec.models import SearchSpec
 from pruneaug.tasks.protocol import Task
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,27 @@ def load_best(task: Task, run: RunDir) -> BestNetwork | None:
     masks = load_tensors(run.best / "masks.safetensors")
     apply_masks(model, masks)
     return BestNetwork(model.eval(), masks, trial, float(record["accuracy_validation"]))
+
+
+def finished_trials(run: RunDir, search: SearchSpec, dense_us: float) -> dict[int, TrialRecord]:
+    """The trials of a search that has ended, by number; `dense_us` is the dense network's predicted latency.
+
+    Raises RunError if it was not begun or has not ended.
+    """
+    records = read_records(run.trials)
+    if not (run.dense / "record.json").exists() or not is_over(records, search.trials, search.timeout_s):
+        end_here = f", or end it here with `--set search.trials={len(records)}`" if records else ""
+        raise RunError(
+            f"this needs a finished search, but {run.path} has {len(records)} of {search.trials} trials; "
+            f"go on with `pruneaug search JOB`{end_here}"
+        )
+    best, path = best_trial(records, dense_us), run.best / "record.json"
+    if best is not None and not (path.exists() and read_json(path).get("number") == best.number):
+        raise RunError(
+            f"this needs a finished search, but the final fine-tuning of trial {best.number} in {run.path} is missing; "
+            "run `pruneaug search JOB` again"
+        )
+    return records
 
 
 def finalize(task: Task, run: RunDir, *, device: str = "cpu") -> FinalScores:

@@ -14,6 +14,7 @@ Every ask is marked with the number of the record that it is for. A driver that 
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -29,6 +30,7 @@ from pruneaug.spec.resolve import hide_password
 NUMBER = "number"
 RECORDED = "recorded"
 KILLED = "killed"
+_DISK_FAULTS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
 _STATES = {"complete": TrialState.COMPLETE, "skipped": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -67,10 +69,24 @@ def open_study(url: str, name: str) -> optuna.Study:
             f"{shown!r} ({error})"
         ) from error
     except (DatabaseError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        if _is_disk_fault(error):
+            raise StorageError(
+                f"cannot write the study {shown!r}: {error}; make room and see that it may be written, then run again"
+            ) from error
         raise RunError(
             f"the study's storage {shown!r} must answer, but does not ({error}); check it, or if it is the study.db of "
             "a run folder, delete it: it is made again from the trial records"
         ) from error
+
+
+def _is_disk_fault(error: BaseException | None) -> bool:
+    """Whether SQLite met a full, broken or read-only disk, however often the error was wrapped."""
+    while error is not None:
+        for cause in (error, getattr(error, "orig", None)):
+            if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in _DISK_FAULTS:
+                return True
+        error = error.__cause__
+    return False
 
 
 def trial_seed(seed: int, number: int, what: int = 0) -> int:

@@ -85,13 +85,7 @@ def build_space(network: Network, spec: SpaceSpec, table: LatencyTable) -> Searc
     Raises SpecError if a rule matches no layer or if no layer may be anything but dense, LatencyTableError if a
     dense time is missing or nothing else is covered.
     """
-    _check_rules(network, spec.layers)
-    wanted = {layer.name: _wanted(layer, spec) for layer in network.layers}
-    if not any(wanted.values()):
-        raise SpecError(
-            f"some layer must be allowed a pattern that fits its weight matrix, but all of "
-            f"{', '.join(wanted)} must stay dense; add smaller patterns to `space.patterns` or remove `dense: true`"
-        )
+    wanted = wanted_choices(network, spec)
     space = SearchSpace(tuple(_layer_space(layer, wanted[layer.name], table) for layer in network.layers))
     if not space.patterns:
         patterns = sorted({str(choice.pattern) for choices in wanted.values() for choice in choices})
@@ -100,6 +94,21 @@ def build_space(network: Network, spec: SpaceSpec, table: LatencyTable) -> Searc
             f"(wanted: {', '.join(patterns)}); run `pruneaug profile` with this job"
         )
     return space
+
+
+def wanted_choices(network: Network, spec: SpaceSpec) -> dict[str, tuple[LayerChoice, ...]]:
+    """The choices beside dense that the spec allows each layer, whether they were measured or not.
+
+    Raises SpecError if a rule matches no layer or if no layer may be anything but dense.
+    """
+    _check_rules(network, spec.layers)
+    wanted = {layer.name: _wanted(layer, spec) for layer in network.layers}
+    if not any(wanted.values()):
+        raise SpecError(
+            f"some layer must be allowed a pattern that fits its weight matrix, but all of "
+            f"{', '.join(wanted)} must stay dense; add smaller patterns to `space.patterns` or remove `dense: true`"
+        )
+    return wanted
 
 
 def keep_faster(assignment: Assignment, network: Network, table: LatencyTable) -> dict[str, LayerChoice]:

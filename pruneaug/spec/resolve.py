@@ -15,8 +15,8 @@ from pruneaug.spec.document import SCALARS
 from pruneaug.spec.models import JobSpec
 
 _PASSWORDS = (r"(://[^:/@]*:).*(?=@)", r"([?&](?:password|passwd|pwd)=)[^&]*")
-NO_RESULT = ("run", "search.storage", "search.trials", "search.timeout_s")
-"""The keys that do not decide what a trial gives: where it is kept, and how many there are."""
+NO_RESULT = ("run", "platform.latency_db", "search.storage", "search.trials", "search.timeout_s")
+"""The keys that do not decide what a trial gives: where things are kept, and how many trials there are."""
 
 
 class _Dumper(yaml.SafeDumper):

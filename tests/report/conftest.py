@@ -115,7 +115,7 @@ def one_layer_report() -> dict[str, Any]:
     for number, trial in enumerate(data["trials"]):
         trial.update(state="complete", error=None, feasible=True, accuracy_loss=0.001, accuracy_validation=0.9314)
         trial["latency_ms_predicted"] = (pruned_us + rest_us) / 1000 * (1 + 0.4 * number)
-    data.update(baselines=[], best_dense="pruneaug dense", kept_dense=[], warnings=[], rest_us=rest_us)
+    data.update(baselines=[], best_dense="pruneaug-dense", kept_dense=[], warnings=[], rest_us=rest_us)
     data["speedup_measured"] = (dense_us + rest_us) / (pruned_us + rest_us)
     data["search"].update(skipped=0, failed=0, seconds=212.0, epochs=3.0)
     return data

@@ -29,7 +29,7 @@ def test_a_broken_report_names_the_file_and_the_way_out(tmp_path, content, said)
 
 def test_the_best_dense_runtime_is_a_baseline_or_our_own_dense_network(report):
     assert best_baseline(report) == report["baselines"][0]
-    report["best_dense"] = "pruneaug dense"
+    report["best_dense"] = "pruneaug-dense"
     assert best_baseline(report)["latency_ms"] == report["dense"]["latency_ms_measured"]
     report["best_dense"] = None
     assert best_baseline(report) == {}

@@ -88,7 +88,7 @@ def test_every_trial_and_every_layer_is_on_the_page(report):
     summary, layers, runtimes, kept, trials = page.tables
     assert len(trials) == 1 + 60
     assert len(layers) == 1 + 20
-    assert [row[0] for row in runtimes[1:3]] == ["pruneaug pruned", "onnxruntime"]
+    assert [row[0] for row in runtimes[1:3]] == ["pruneaug-sparse", "onnxruntime"]
     assert len(summary) == 1 + 8
     assert len(kept) == 1 + 2
     first = report["trials"][0]

@@ -1,0 +1,69 @@
+"""Which kernel variants are proposed for an op."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruneaug.errors import InputError
+from pruneaug.kernels.variants import Variant, candidates, parse_variant, phase_size, positions
+from pruneaug.network.ops import Conv2dOp, LinearOp
+
+MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]  # lanes, registers
+
+
+def small(low, high):
+    return st.integers(low, high)
+
+
+def ops():
+    pair = st.tuples(small(1, 7), small(1, 7))
+    linear = st.builds(LinearOp, small(1, 300), small(1, 2000), small(1, 2000))
+    conv = st.builds(
+        Conv2dOp, small(1, 4), small(1, 512), small(1, 512), small(1, 60), small(1, 60), pair, pair,
+        st.tuples(*[small(0, 4)] * 4),
+    )  # fmt: skip
+    return linear | conv.filter(lambda op: min(op.out_size) >= 1)
+
+
+@given(ops(), small(1, 70), st.floats(0, 1), st.sampled_from(MACHINES), small(1, 64), small(1, 10))
+def test_candidates_are_some_that_fit_the_registers_and_the_op(op, block_rows, sparsity, machine, threads, most):
+    lanes, registers = machine
+    found = candidates(op, block_rows, sparsity, lanes=lanes, registers=registers, threads=threads, most=most)
+    assert 1 <= len(found) <= most
+    assert len(set(found)) == len(found)
+    for variant in found:
+        # Accumulators, the operands that the inner loop keeps, and one that changes.
+        kept = min(variant.height, variant.vectors)
+        assert variant.height * variant.vectors + kept + 1 <= registers
+        assert variant.height <= op.matrix_shape[0]
+        assert 1 <= variant.splits <= -(-op.matrix_shape[0] // variant.height)
+        if sparsity > 0:
+            assert block_rows % variant.height == 0 or variant.height % block_rows == 0
+
+
+def test_a_dense_large_product_gets_a_tile_with_many_accumulators():
+    (first, *_) = candidates(LinearOp(512, 512, 512), 1, 0.0, lanes=16, registers=32, threads=2)
+    assert first.height * first.vectors >= 16
+
+
+def test_blocks_of_eight_rows_get_tiles_of_eight_rows():
+    op = Conv2dOp(1, 128, 128, 28, 28, (3, 3), padding=(1, 1, 1, 1))
+    assert all(v.height in (4, 8) for v in candidates(op, 8, 0.9, lanes=16, registers=32, threads=2))
+
+
+@pytest.mark.parametrize("variant", [Variant(1, 1, 1), Variant(16, 12, 128)])
+def test_a_variants_name_reads_back(variant):
+    assert parse_variant(str(variant)) == variant
+
+
+@pytest.mark.parametrize("name", ["", "h8v3", "h0v1s1", "h8v0s1", "h8v3s0", "h8v3s1 ", "h-8v3s1", "analytic"])
+def test_another_name_is_refused(name):
+    with pytest.raises(InputError, match="must read like 'h8v3s1', but got"):
+        parse_variant(name)
+
+
+def test_a_convolutions_positions_count_the_padding_between_its_rows():
+    op = Conv2dOp(1, 1, 1, 5, 6, (3, 3), padding=(1, 1, 1, 1))
+    assert phase_size(op) == (7, 8)
+    assert positions(op) == 4 * 8 + 6
+    assert positions(LinearOp(9, 1, 1)) == 9

@@ -1,0 +1,193 @@
+"""Timing whole networks in processes of their own: what is reported, and every way in which a process fails."""
+
+import math
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pruneaug.errors import LatencyTableError, MeasurementError
+from pruneaug.latency.network import predict
+from pruneaug.latency.rest import network_digest
+from pruneaug.network.layers import Layer, Network, apply_masks, find_layers
+from pruneaug.network.ops import LinearOp
+from pruneaug.platforms import detect
+from pruneaug.profiler import network as timing
+from pruneaug.profiler.lines import LineProcess
+from pruneaug.profiler.network import NetworkTime, Subject, measure_rest, time_networks
+from pruneaug.profiler.process import worker_environment
+from pruneaug.runtime.graph import export_program
+from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_table
+
+PLATFORM = detect(threads=1)
+
+SCRIPTS = {
+    "good": """
+say(event="ready", max_relative_error=1e-6)
+for line in sys.stdin: say(times_us=[1000.0, 2000.0, 3000.0])
+""",
+    "crashes at once": "os.abort()",
+    "has no such package": "sys.exit('No module named that')",
+    "crashes later": """
+say(event="ready", max_relative_error=1e-6)
+sys.stdin.readline()
+say(times_us=[1.0])
+sys.stdin.readline()
+os.abort()
+""",
+    "hangs": "time.sleep(600)",
+    "hangs later": "say(event='ready', max_relative_error=1e-6); time.sleep(600)",
+    "is wrong": "say(event='ready', max_relative_error=0.02); time.sleep(600)",
+    "is not finite": "say(event='ready', max_relative_error=float('nan')); time.sleep(600)",
+}
+HEAD = """
+import json, os, sys, time
+def say(**values): print(json.dumps(values), flush=True)
+setup = json.loads(sys.stdin.readline())
+"""
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
+
+
+EXAMPLE = (torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1)),)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Time networks whose processes run these scripts instead, in this order."""
+
+    def run(*names, **values):
+        scripts = iter([SCRIPTS[name] for name in names])
+
+        def start(platform):
+            command = [sys.executable, "-c", HEAD + next(scripts)]
+            return LineProcess(command, worker_environment(platform.threads))
+
+        monkeypatch.setattr(timing, "_start", start)
+        monkeypatch.setattr(timing, "_START_S", 30.0 if "hangs" not in names else 0.5)
+        monkeypatch.setattr(timing, "_TURN_S", 30.0 if "hangs later" not in names else 2.0)
+        program = export_program(model(), EXAMPLE)
+        return time_networks([Subject(name, program) for name in names], PLATFORM, rounds=2, turn_s=0.0, **values)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("crashes at once", "its process died of SIGABRT"),
+        ("has no such package", "its process ended with exit status 1: No module named that"),
+        ("crashes later", "its process died of SIGABRT"),
+        ("hangs later", "its process hung: it gave no result within 2 s"),
+        ("is wrong", "its outputs' relative error must be at most 0.001, but is 0.02; please report it"),
+        ("is not finite", "its outputs' relative error must be at most 0.001, but is nan; please report it"),
+    ],
+)
+def test_a_runtime_that_fails_is_a_result_with_an_error_and_the_others_go_on(scripted, script, error):
+    first, failed, last = scripted("good", script, "good")
+    assert failed.runtime == script
+    assert failed.error.startswith(error)
+    assert (failed.latency_ms, failed.p10_ms, failed.p90_ms, failed.runs) == (None, None, None, 0)
+    for good in (first, last):
+        assert (good.latency_ms, good.p10_ms, good.p90_ms) == pytest.approx((2.0, 1.0, 3.0))
+        assert (good.runs, good.max_relative_error, good.error) == (6, 1e-6, None)
+
+
+def test_a_runtime_that_never_starts_is_given_up(scripted):
+    (failed,) = scripted("hangs")
+    assert failed.error == "its process hung: it gave no result within 0.5 s"
+
+
+def test_progress_counts_from_none_to_all(scripted):
+    seen = []
+    scripted("good", "crashes at once", progress=lambda *values: seen.append(values))
+    assert [done for done, _, _ in seen] == list(range(len(seen)))
+    assert {total for _, total, _ in seen} == {len(seen) - 1} == {4}
+
+
+@pytest.mark.slow
+def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error():
+    """Real processes: each imports PyTorch, all but the first one the compiler too."""
+    dense, pruned = model(), model()
+    network = find_layers(dense, EXAMPLE)
+    masks = {"0": torch.rand(8, 3, 3, 3, generator=torch.Generator().manual_seed(2)) < 0.5}
+    apply_masks(pruned, masks)
+    program = export_program(dense, EXAMPLE)
+    broken = Network((*network.layers, Layer("missing", LinearOp(1, 2, 3))))
+    results = time_networks(
+        [
+            Subject("torch", program),
+            Subject("ours, dense", program, network),
+            Subject("ours, pruned", export_program(pruned, EXAMPLE), network, masks=masks),
+            Subject("ours, broken", program, broken),
+        ],
+        PLATFORM,
+        rounds=2,
+        turn_s=0.01,
+    )
+    for result in results[:3]:
+        assert result.error is None
+        assert 0 < result.p10_ms <= result.latency_ms <= result.p90_ms
+        assert result.runs >= 6
+        assert result.max_relative_error < 1e-5
+    assert "CompileError" in results[3].error
+    assert "['missing'] are not" in results[3].error
+
+
+def rest_of(monkeypatch, result, table=None, **values):
+    dense = model()
+    network, program = find_layers(dense, EXAMPLE), export_program(dense, EXAMPLE)
+    subjects = []
+
+    def timed(given, platform, **_):
+        subjects.extend(given)
+        return (result,)
+
+    monkeypatch.setattr(timing, "time_networks", timed)
+    table = table or analytic_table([layer.op for layer in network.layers], [], [])
+    monkeypatch.setattr(timing, "plan_layers", lambda *args: "the plans of the table")
+    return measure_rest(dense, program, network, table, ANALYTIC_PLATFORM, **values), subjects, table, network
+
+
+def test_the_rest_is_the_dense_networks_time_without_its_layers(monkeypatch):
+    rest, (subject,), table, network = rest_of(monkeypatch, NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0))
+    assert rest.dense_us == 500.0
+    assert (
+        rest.layers_us
+        == predict(network, {}, table, 0.0).total_us
+        == sum(table.dense(layer.op).latency_us for layer in network.layers)
+    )
+    assert rest.rest_us == rest.dense_us - rest.layers_us > 0
+    assert rest.network == network_digest(model(), network)
+    assert (subject.plans, dict(subject.masks)) == ("the plans of the table", {})
+
+
+def test_a_dense_network_that_does_not_run_has_no_rest(monkeypatch):
+    with pytest.raises(MeasurementError, match="must run on this platform, but its process died of SIGSEGV"):
+        rest_of(monkeypatch, NetworkTime("", None, None, None, 0, None, "its process died of SIGSEGV"))
+
+
+def test_a_network_whose_layers_were_not_profiled_has_no_rest():
+    dense = model()
+    with pytest.raises(LatencyTableError, match="run `pruneaug profile`"):
+        measure_rest(
+            dense, export_program(dense, EXAMPLE), find_layers(dense, EXAMPLE), analytic_table([], [], []), PLATFORM
+        )
+
+
+def test_the_error_is_that_of_all_outputs_together(tmp_path):
+    from safetensors.torch import save_file
+
+    from pruneaug.profiler.network_worker import _relative_error
+
+    first, second = torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])
+    path = tmp_path / "expected.safetensors"
+    save_file({"0": first, "1": second}, path)
+    assert _relative_error({"a": first, "n": torch.tensor([1]), "b": [second, None]}, str(path)) == 0.0
+    assert _relative_error((first, second + 0.5), str(path)) == pytest.approx(0.1)
+    assert math.isnan(_relative_error((first, second * math.nan), str(path)))
+    assert _relative_error(first, str(path)) == math.inf  # an output is missing
