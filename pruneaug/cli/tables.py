@@ -33,7 +33,9 @@ def profile_summary(result: ProfileResult, as_json: bool) -> None:
     counts = f"{result.measured} cells measured, {result.reused} known already, {len(failed)} failed"
     out.print(counts, highlight=False)
     for row in failed:
-        out.print(f"failed: {row['op']} {row['pattern']}@{row['sparsity']:g}: {row['error']}", markup=False, soft_wrap=True)
+        out.print(
+            f"failed: {row['op']} {row['pattern']}@{row['sparsity']:g}: {row['error']}", markup=False, soft_wrap=True
+        )
     for warning in result.warnings:
         out.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
 
@@ -99,13 +101,14 @@ def bench_table(result: Mapping[str, Any]) -> RenderableType:
     table = Table(title=f"One forward pass on {result['platform']}", title_justify="left")
     for column in ("runtime", "median ms", "p10", "p90", "runs", "relative error"):
         table.add_column(column, justify="left" if column == "runtime" else "right")
-    rows = sorted(result["runtimes"], key=lambda row: (row["latency_ms"] is None, row["latency_ms"]))
+    rows = sorted(result["runtimes"], key=lambda row: (row["error"] is not None, row["latency_ms"] or 0.0))
     for row in rows:
         if row["error"] is not None:
             table.add_row(row["runtime"], "failed", "", "", "", Text(row["error"][-200:]))
             continue
         numbers = (f"{row[key]:.3f}" for key in ("latency_ms", "p10", "p90"))
-        table.add_row(row["runtime"], *numbers, str(row["runs"]), f"{row['max_relative_error']:.1e}")
+        wrong = row["max_relative_error"]
+        table.add_row(row["runtime"], *numbers, str(row["runs"]), "not finite" if wrong is None else f"{wrong:.1e}")
     speedup = result["speedup_vs_best_dense"]
     lines = [] if speedup is None else [f"{speedup:.2f}x against the best dense, {result['best_dense']}"]
     if result["predicted_ms"] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import tempfile
@@ -15,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.export import ExportedProgram
 
 from pruneaug.errors import MeasurementError
+from pruneaug.files import storage_errors
 from pruneaug.latency.network import predict
 from pruneaug.latency.rest import Rest, network_digest
 from pruneaug.latency.table import LatencyTable
@@ -126,14 +128,20 @@ def _start(platform: Platform) -> LineProcess:
 
 def _setup(subject: Subject, platform: Platform, folder: Path) -> dict[str, Any]:
     """Write what the process needs into `folder` and say where it is."""
-    folder.mkdir()
-    torch.export.save(subject.program, folder / "program.pt2")
+    program = io.BytesIO()  # torch's own writer aborts the whole process where the disk is full
+    torch.export.save(subject.program, program)
     inputs, _ = subject.program.example_inputs
     with torch.inference_mode():
         expected = tensors_of(subject.program.module(check_guards=False)(*inputs))
-    save_file({str(i): y.contiguous().clone() for i, y in enumerate(expected)}, folder / "expected.safetensors")
-    if subject.masks:
-        save_file({name: mask.contiguous() for name, mask in subject.masks.items()}, folder / "masks.safetensors")
+    files = {
+        "program.pt2": program.getvalue(),
+        "expected.safetensors": save({str(i): y.contiguous().clone() for i, y in enumerate(expected)}),
+        "masks.safetensors": save({name: mask.contiguous() for name, mask in subject.masks.items()}),
+    }
+    with storage_errors(folder):
+        folder.mkdir()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
     layers = () if subject.network is None else subject.network.layers
     return {
         "runtime": subject.runtime,

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pruneaug.errors import InfeasibleError, PruneaugError
 from pruneaug.latency.store import LatencyStore
 from pruneaug.report import Progress
 from pruneaug.spec import json_schema, load_job, parse_job
+from pruneaug.testing.network import analytic_times
 
 REAL = [sys.executable, "-c", "from pruneaug.cli import main; main()"]
 
@@ -195,18 +197,18 @@ def test_messages_keep_what_rich_would_take_for_emoji_or_markup(tmp_path, capsys
 
 
 def test_a_failed_runtime_is_shown_whatever_its_words(toy_at, monkeypatch):
-    from dataclasses import replace
-
-    from pruneaug.testing.network import analytic_times
-
     def failing(*args, **kwargs):
-        first, *others = analytic_times(*args, **kwargs)
+        first, second, third, *others = analytic_times(*args, **kwargs)
         error = "its process ended: [enforce fail at [/tmp/x]:100: ]"
-        return (replace(first, latency_ms=None, p10_ms=None, p90_ms=None, error=error), *others)
+        failed = [replace(time, latency_ms=None, p10_ms=None, p90_ms=None, error=error) for time in (first, second)]
+        return (*failed, replace(third, max_relative_error=float("nan")), *others)
 
     folder = toy_at("exported")
     monkeypatch.setattr("pruneaug.api.benching.time_networks", failing)
-    assert "[enforce" in succeed("bench", folder / "run" / "checkpoint").out
+    shown = succeed("bench", folder / "run" / "checkpoint").out
+    assert shown.count("failed") == 2
+    assert "[enforce" in shown
+    assert "not finite" in shown
     assert "Pruning pays" in succeed("export", folder / "run").out
 
 

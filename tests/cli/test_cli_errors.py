@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 from toy_flow import pruneaug, write_job
 
-from pruneaug.files import append_line, atomic_write_bytes
+from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import Platform
+from pruneaug.profiler.network import time_networks
 from pruneaug.searcher.rundir import RunDir
 from pruneaug.testing.task import ToyTask
 
@@ -57,7 +57,11 @@ def state_of(folder):
     return {path: path.stat().st_mtime_ns for path in kept}
 
 
-PLUGINS = [
+def images(task, **options):
+    return {"task": {"name": task, "options": options, "model": {"name": "resnet20"}}}
+
+
+WRONG_JOBS = [
     ({"serach__trials": 3}, r"job\.yaml:\d+: serach: unknown key; did you mean 'search'\?"),
     ({"search__trails": 3}, r"job\.yaml:\d+: search\.trails: unknown key; did you mean 'trials'\?"),
     ({"space__patterns": ["block:0x1"]}, r"space\.patterns: .*block:0x1"),
@@ -69,22 +73,16 @@ PLUGINS = [
     ({"pruner": {"name": "magnitude", "options": {"scop": "layer"}}}, "has no option 'scop'; did you mean 'scope'"),
     ({"finetune__name": "trian"}, "finetuners plug-ins; did you mean 'train'"),
     ({"search__strategy": "unifrom"}, "strategies plug-ins; did you mean 'uniform'"),
-    ({"task": {"name": "image-folder", "options": {"root": "no/such"}, "model": {"name": "resnet20"}}}, "no/such is none"),
-    (
-        {"task": {"name": "parquet-images", "options": {"train": "x.parquet", "test": "x.parquet"}, "model": {"name": "resnet20"}}},
-        r"x\.parquet is not there; check the path",
-    ),
-    (
-        {"task": {"name": "parquet-images", "options": {"train": "bad.parquet", "test": "bad.parquet"}, "model": {"name": "resnet20"}}},
-        r"bad\.parquet cannot be read",
-    ),
-    ({"task__checkpoint": "no.safetensors"}, "no.safetensors|model` and `checkpoint` must be left out"),
+    (images("image-folder", root="no/such"), "no/such is none"),
+    (images("parquet-images", train="x.parquet", test="x.parquet"), r"x\.parquet is not there; check the path"),
+    (images("parquet-images", train="bad.parquet", test="bad.parquet"), r"bad\.parquet cannot be read"),
+    ({"task": {"name": "digits", "model": {"name": "digits_cnn"}, "checkpoint": "no.pt"}}, r"no\.pt"),
     ({"platform__threads": 4096}, r"platform\.threads must be between 1 and the \d+ CPUs"),
     ({"space__layers": [{"match": "head.*", "dense": True}]}, r"space\.layers\.0\.match: .*'head\.\*' matches none"),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("changes", "message"), PLUGINS)
+@pytest.mark.parametrize(("changes", "message"), WRONG_JOBS)
 def test_a_wrong_job_says_what_to_mend(tmp_path, monkeypatch, changes, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_model.py").write_text("class Net(:\n")
@@ -298,3 +296,14 @@ def test_a_full_disk_stops_an_export_and_it_goes_on_when_there_is_room(toy_at):
     assert "must hold pruneaug.json" in fail("bench", folder / "run" / "checkpoint")
     assert pruneaug("export", folder / "run").code == 0
     assert pruneaug("bench", folder / "run" / "checkpoint").code == 0
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_temporary_files_stops_the_measuring_and_keeps_the_checkpoint(toy_at, tmp_path, monkeypatch):
+    folder = toy_at("searched")
+    monkeypatch.setattr("pruneaug.api.benching.time_networks", time_networks)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    with tiny_disk(tmp_path / "tmp", 32):
+        assert "the disk is full; make room and run again" in fail("export", folder / "run", code=1)
+    assert read_checkpoint(folder / "run" / "checkpoint").info["best"]["accuracy_test"] is not None
+    assert "Not measured yet" in pruneaug("report", folder / "run").out

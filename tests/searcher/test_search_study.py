@@ -123,7 +123,7 @@ def test_a_pruner_that_cuts_blocks_fails_its_trial(tmp_path, monkeypatch):
     assert all("whole blocks" in trial.error for trial in block)
 
 
-def test_a_disk_that_is_full_while_the_weights_are_written_fails_the_trial_only(tmp_path, monkeypatch):
+def test_a_disk_too_full_for_the_weights_stops_the_search_and_no_trial_is_lost(tmp_path, monkeypatch):
     real, calls = study.save_tensors, []
 
     def full_once(path, tensors):
@@ -133,10 +133,11 @@ def test_a_disk_that_is_full_while_the_weights_are_written_fails_the_trial_only(
         real(path, tensors)
 
     monkeypatch.setattr(study, "save_tensors", full_once)
-    result, _ = search(tmp_path, make_job(trials=10))
-    failed = [trial for trial in result.trials if trial.state == "failed"]
-    assert len(failed) == 1
-    assert not (tmp_path / "weights" / str(failed[0].number)).exists()
+    with pytest.raises(StorageError):
+        search(tmp_path)
+    result, _ = search(tmp_path)
+    assert [trial.number for trial in result.trials] == list(range(6))
+    assert not any(trial.state == "failed" for trial in result.trials)
     assert result.best is not None
 
 

@@ -4,7 +4,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneaug.errors import SpecError
-from pruneaug.spec import JobSpec, TaskSpec, dump_job, job_digest, load_job, parse_job, result_settings
+from pruneaug.spec import (
+    JobSpec,
+    TaskSpec,
+    dump_job,
+    hide_password,
+    job_digest,
+    load_job,
+    parse_job,
+    public_settings,
+    result_settings,
+)
 
 JOB = {"task": {"name": "digits", "model": {"name": "digits_cnn"}, "options": {"size": 32}}}
 
@@ -74,3 +84,22 @@ def test_the_digest_is_the_same_however_a_job_is_written():
     spelled_out = parse_job(yaml.safe_load(dump_job(parse_job(JOB))))
     assert job_digest(spelled_out) == job_digest(parse_job(JOB))
     assert len(job_digest(spelled_out)) == 64
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:///study.db", "sqlite:///study.db"),
+        ("postgresql://host/name", "postgresql://host/name"),
+        ("postgresql://me@host:5432/name", "postgresql://me@host:5432/name"),
+        ("postgresql://me:secret@host:5432/name", "postgresql://me:***@host:5432/name"),
+        ("mysql+pymysql://me:se/c:r@et@host/name", "mysql+pymysql://me:***@host/name"),
+        ("postgresql://:secret@/name", "postgresql://:***@/name"),
+        ("postgresql://host/name?user=me&password=secret&x=1", "postgresql://host/name?user=me&password=***&x=1"),
+    ],
+)
+def test_a_password_is_hidden_wherever_a_storage_url_has_it(url, shown):
+    assert hide_password(url) == shown
+    job = parse_job({"task": {"name": "digits"}, "search": {"storage": url}})
+    assert public_settings(job)["search"]["storage"] == shown
+    assert job.search.storage == url
