@@ -130,7 +130,7 @@ class Conv2dKernel:
             self._pad = builder.kernel("pad_phases", op.stride[1])
             self._phases = torch.tensor(_phase_copies(op, phases, rows, cols), dtype=torch.int32).reshape(-1)
             self._x = torch.zeros(op.batch * self._x_stride + self._product.tile)
-            self._pad_sizes = (rows, cols, op.stride[0])
+            self._pad_sizes = (rows, cols, op.stride[0], builder.target.threads)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         op = self.op

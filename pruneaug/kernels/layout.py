@@ -19,7 +19,10 @@ def pad_phases(step: int) -> Any:
     Arguments: image float32 [n] (flat memory); phase int32 [6 * phases], for each phase the first row and the number
     of rows in the image, the first column and the number of columns, and the image's row and column that the first one
     reads; packed float32 [at least batch * phases * channels * rows * cols]; then int32 batch, channels, the image's
-    strides of batch, channel and row (that of a column is 1), rows and cols of a phase image, step_y.
+    strides of batch, channel and row (that of a column is 1), rows and cols of a phase image, step_y, bands.
+
+    The work is divided into `bands` of rows, as `spmm` divides it into tiles of positions: so the rows that a thread
+    copies are mostly those that it reads next, and do not travel between the caches of two cores.
     """
 
     @T.prim_func(s_tir=True)
@@ -35,6 +38,7 @@ def pad_phases(step: int) -> Any:
         rows: T.int32,
         cols: T.int32,
         step_y: T.int32,
+        bands: T.int32,
     ):
         T.func_attr({"global_symbol": "main", "tirx.noalias": True})
         image_len = T.int32()
@@ -43,22 +47,27 @@ def pad_phases(step: int) -> Any:
         Image = T.match_buffer(image, (image_len,), "float32")
         Phase = T.match_buffer(phase, (phases_6,), "int32")
         Packed = T.match_buffer(packed, (packed_len,), "float32")
-        for task in T.parallel(batch * (phases_6 // 6) * channels):
-            with T.sblock("channel"):
-                T.reads()
-                T.writes()
-                f = task // channels % (phases_6 // 6) * 6
-                out = (task * rows + Phase[f]) * cols + Phase[f + 2]
-                source = (
-                    task // channels // (phases_6 // 6) * batch_stride
-                    + task % channels * channel_stride
-                    + Phase[f + 4] * row_stride
-                    + Phase[f + 5]
-                )
-                jump = step_y * row_stride
-                for y in T.serial(Phase[f + 1]):
-                    for x in T.serial(Phase[f + 3]):
-                        Packed[out + y * cols + x] = Image[source + y * jump + x * step]
+        for task in T.parallel(batch * bands):
+            for plane in T.serial(phases_6 // 6 * channels):
+                with T.sblock("plane"):
+                    T.reads()
+                    T.writes()
+                    f = plane // channels * 6
+                    first = Phase[f + 1] * (task % bands) // bands
+                    out = (
+                        (task // bands * (phases_6 // 6) * channels + plane) * rows + Phase[f] + first
+                    ) * cols + Phase[f + 2]
+                    jump = step_y * row_stride
+                    source = (
+                        task // bands * batch_stride
+                        + plane % channels * channel_stride
+                        + Phase[f + 4] * row_stride
+                        + Phase[f + 5]
+                        + first * jump
+                    )
+                    for y in T.serial(Phase[f + 1] * (task % bands + 1) // bands - first):
+                        for x in T.serial(Phase[f + 3]):
+                            Packed[out + y * cols + x] = Image[source + y * jump + x * step]
 
     return kernel
 
