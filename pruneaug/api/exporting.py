@@ -69,8 +69,9 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
     dense_model = load_dense(job.task, run)
     assignment = {} if best is None else best.trial.assignment
     predicted = predict(job.network, assignment, table, rest_us)
+    predicted_dense = predict(job.network, {}, table, rest_us)
     dense_plans, plans = plan_layers(job.network, {}, table), plan_layers(job.network, assignment, table)
-    describe = partial(build_report, job, run, records, scores, best, predicted, dense_model)
+    describe = partial(build_report, job, run, records, scores, best, predicted, predicted_dense, dense_model)
     # A checkpoint and a report that are whole come first: the measuring takes a while, and may be stopped.
     report = describe((), warnings)
     checkpoint, pruned = None, None
@@ -84,7 +85,7 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
             plans,
             dense_plans,
             job.example_inputs,
-            {**_facts(job, predicted), **_results(report)},
+            {**_facts(job, predicted, predicted_dense), **_results(report)},
         )
         pruned = Subject(OWN_SPARSE, job.program(best.model), job.network, plans, best.masks)
     write_report(run, report)
@@ -100,13 +101,13 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
     return Exported(checkpoint, report)
 
 
-def _facts(job: OpenJob, predicted: NetworkLatency) -> dict[str, Any]:
+def _facts(job: OpenJob, predicted: NetworkLatency, predicted_dense: NetworkLatency) -> dict[str, Any]:
     build = getattr(job.task, "build", None)
     return {
         "platform": job.platform.to_json(),
         "latency": {
             "ms_predicted": predicted.total_us / 1e3,
-            "ms_predicted_dense": predicted.total_us_dense / 1e3,
+            "ms_predicted_dense": predicted_dense.total_us / 1e3,
         },
         "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in job.network.kept_dense],
         # A task given in Python is not in the spec, so the spec could not rebuild its network.

@@ -16,7 +16,10 @@ if TYPE_CHECKING:  # that module imports torch, which a latency table does not n
 
 @dataclass(frozen=True, slots=True)
 class LayerLatency:
-    """The time of one layer in one forward pass, all its calls together, and the time it would take dense."""
+    """The time of one layer in one forward pass, all its calls together.
+
+    `latency_us_dense` is what it takes dense in the fastest library, be it the one that the network runs on or not.
+    """
 
     name: str
     op: Op
@@ -36,10 +39,6 @@ class NetworkLatency:
     @property
     def total_us(self) -> float:
         return sum(layer.latency_us for layer in self.layers) + self.rest_us
-
-    @property
-    def total_us_dense(self) -> float:
-        return sum(layer.latency_us_dense for layer in self.layers) + self.rest_us
 
 
 def predict(network: Network, assignment: Assignment, table: LatencyTable, rest_us: float) -> NetworkLatency:

@@ -8,12 +8,12 @@ from typing import Any
 
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.store import LatencyStore
+from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Op, parse_op
 from pruneaug.platforms.platform import Platform
 from pruneaug.sparsity.patterns import parse_pattern
 
-SPARSE_LIBRARY = "tvm"
-DENSE_LIBRARIES = ("tvm", "torch")  # the dense baseline is the best of several
+DENSE_LIBRARIES = (RUNTIME_LIBRARY, "torch")  # the dense baseline is the best of several
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Cell:
     op: Op
     pattern: str
     sparsity: float
-    library: str = SPARSE_LIBRARY
+    library: str = RUNTIME_LIBRARY
 
 
 @dataclass(frozen=True, slots=True)

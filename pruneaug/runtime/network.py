@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,8 +45,23 @@ class CompiledNetwork:
                 f"a compiled network takes inputs like those it was compiled for, ({', '.join(self._inputs)}), "
                 f"but got ({', '.join(described)}); compile it for these"
             )
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), _one_torch_thread():
             return self._graph(*inputs)
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Let PyTorch's own operators run on the calling thread alone.
+
+    Kernels leave their threads spinning on the cores for a while. A thread of PyTorch's pool would wait for one of them
+    to lose its time slice, some milliseconds; the operators between the layers take microseconds.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compile_network(
@@ -77,12 +93,11 @@ def compile_network(
             continue
         seen.add(call.name)
         _check_call(call, ops[call.name])
-        plan = plans.get(call.name, LayerPlan())
-        if plan.library == "torch" and call.name not in masks:
-            continue
         attribute = f"_kernel_{kernels}"
         kernels += 1
-        kernel = _bind(graph, call, ops[call.name], masks.get(call.name), plan.variant, builder)
+        kernel = _bind(
+            graph, call, ops[call.name], masks.get(call.name), plans.get(call.name, LayerPlan()).variant, builder
+        )
         graph.add_module(attribute, _KernelModule(kernel, contiguous=not any_strides))
         with graph.graph.inserting_before(call.node):
             node = graph.graph.call_module(attribute, (call.node.args[0],))
@@ -132,9 +147,19 @@ def _bind(
     keep = torch.ones_like(matrix, dtype=torch.bool) if mask is None else weight_matrix(mask)
     target = builder.target
     variant = variant or candidates(
-        op, 1, float(1 - keep.float().mean()), lanes=target.lanes, registers=target.registers, threads=target.threads
+        op, _block_rows(keep), float(1 - keep.float().mean()),
+        lanes=target.lanes, registers=target.registers, threads=target.threads,
     )[0]  # fmt: skip
     return bind(op, matrix, keep, call.bias, variant, builder, take_clamp(graph, call.node))
+
+
+def _block_rows(keep: torch.Tensor) -> int:
+    """The height of the mask's blocks as kernels see it: the largest group of rows whose masks are all the same."""
+    for rows in (16, 8, 4, 2):
+        whole = keep[: len(keep) // rows * rows].view(-1, rows, keep.shape[1])
+        if bool((whole == whole[:, :1]).all()):
+            return rows
+    return 1
 
 
 def _describe(inputs: Sequence[Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What computes each layer: the fastest library and kernel variant that the latency table knows for its choice."""
+"""What computes each layer: the fastest kernel variant that the latency table knows for its choice."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from pruneaug.sparsity.patterns import DENSE, Assignment
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
-    """How one layer is computed: by PyTorch, or by our kernel of this variant (None: the likeliest one)."""
+    """How one layer is computed: by our kernel of this variant (None: the likeliest one)."""
 
-    library: str = "tvm"
     variant: Variant | None = None
 
 
@@ -25,14 +24,14 @@ def plan_layers(network: Network, assignment: Assignment, table: LatencyTable) -
     plans = {}
     for layer in network.layers:
         record = table.record(layer.op, assignment.get(layer.name, DENSE))
-        plans[layer.name] = LayerPlan(record.library, parse_variant(record.variant) if record.variant else None)
+        plans[layer.name] = LayerPlan(parse_variant(record.variant) if record.variant else None)
     return plans
 
 
 def plan_to_json(plan: LayerPlan) -> dict[str, str]:
-    return {"library": plan.library, "variant": "" if plan.variant is None else str(plan.variant)}
+    return {"variant": "" if plan.variant is None else str(plan.variant)}
 
 
 def plan_from_json(value: Mapping[str, Any]) -> LayerPlan:
     variant = str(value.get("variant") or "")
-    return LayerPlan(str(value["library"]), parse_variant(variant) if variant else None)
+    return LayerPlan(parse_variant(variant) if variant else None)

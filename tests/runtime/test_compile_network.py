@@ -14,7 +14,7 @@ from pruneaug.kernels.variants import Variant
 from pruneaug.network.layers import Layer, Network, apply_masks, find_layers
 from pruneaug.network.ops import LinearOp
 from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.network import compile_network
+from pruneaug.runtime.network import _block_rows, compile_network
 from pruneaug.runtime.plan import LayerPlan
 
 
@@ -256,20 +256,17 @@ def test_an_input_may_be_channels_last_or_need_a_gradient(builder):
     assert torch.equal(compiled(x.clone().requires_grad_()), want)
 
 
-@pytest.mark.parametrize(
-    "plan", [LayerPlan(), LayerPlan("torch"), LayerPlan("tvm", Variant(4, 2, 2)), LayerPlan("tvm", Variant(16, 1, 7))]
-)
+@pytest.mark.parametrize("plan", [LayerPlan(), LayerPlan(Variant(4, 2, 2)), LayerPlan(Variant(16, 1, 7))])
 def test_every_plan_computes_the_same(builder, plan):
     model, inputs = seeded(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))), (image(2, 3, 7, 7),)
     network, program = find_layers(model, inputs), export_program(model, inputs)
     masks = {"2": random_masks(model, network)["2"]}
     compiled = compile_network(program, network, masks, {"0": plan, "2": plan}, builder)
-    assert compiled.kernels == (1 if plan.library == "torch" else 2)  # PyTorch has no kernel for a mask
+    assert compiled.kernels == 2
     assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
 
 
-@pytest.mark.parametrize("library", ["tvm", "torch"])
-def test_a_removed_weight_never_reaches_the_output(builder, library):
+def test_a_removed_weight_never_reaches_the_output(builder):
     model, inputs = seeded(nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 4))), (image(2, 3, 7, 7),)
     network = find_layers(model, inputs)
     masks = random_masks(model, network)
@@ -277,8 +274,7 @@ def test_a_removed_weight_never_reaches_the_output(builder, library):
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_submodule(name).weight[~mask] = math.nan
-    plans = dict.fromkeys(masks, LayerPlan(library))
-    compiled = compile_network(export_program(model, inputs), network, masks, plans, builder)
+    compiled = compile_network(export_program(model, inputs), network, masks, {}, builder)
     assert_tree_close(compiled(*inputs), want)
 
 
@@ -287,6 +283,25 @@ def test_a_layer_without_any_weight_left_returns_its_bias(builder):
     masks = {"0": torch.zeros_like(model[0].weight, dtype=torch.bool)}
     compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), masks, {}, builder)
     assert torch.equal(compiled(*inputs), model[0].bias.detach().view(1, 4, 1, 1).expand(1, 4, 7, 7))
+
+
+def test_pytorch_keeps_its_number_of_threads(builder):
+    model, inputs = seeded(nn.Sequential(conv(3, 4), nn.ReLU(), nn.MaxPool2d(2))), (image(1, 3, 8, 8),)
+    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), {}, {}, builder)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        compiled(*inputs)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_mask_of_tall_blocks_is_recognised():
+    keep = torch.rand(4, 9) > 0.5
+    assert _block_rows(keep.repeat_interleave(8, 0)) in (8, 16)
+    assert _block_rows(torch.rand(32, 64) > 0.5) == 1
+    assert _block_rows(torch.ones(3, 5, dtype=torch.bool)) >= 1
 
 
 def test_several_threads_may_call_at_once(builder):
