@@ -60,4 +60,4 @@ def builder():
     from pruneaug.platforms import detect
 
     platform = detect(threads=2)
-    return Builder(CpuTarget(platform.vector_lanes, platform.vector_registers, 2))
+    return Builder(CpuTarget(**platform.kernel_target()))

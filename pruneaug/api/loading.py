@@ -32,9 +32,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None, threads: int | N
     checkpoint = read_checkpoint(folder)
     model = load_model(checkpoint, model)
     platform = platform_for(checkpoint, threads)
-    builder = Builder(
-        CpuTarget(platform.vector_lanes, platform.vector_registers, platform.threads, platform.mcpu or "")
-    )
+    builder = Builder(CpuTarget(**platform.kernel_target()))
     program = export_program(model, checkpoint.example_inputs)
     return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), builder)
 

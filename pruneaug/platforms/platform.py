@@ -46,10 +46,14 @@ class Platform:
         text = json.dumps([getattr(self, field) for field in _HARDWARE])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def tvm_target(self) -> dict[str, str | int]:
-        """The compiler's target; without `mcpu` the caller adds the CPU's name, else the code is generic."""
-        target: dict[str, str | int] = {"kind": "llvm", "num-cores": self.threads}
-        return target if self.mcpu is None else {**target, "mcpu": self.mcpu}
+    def kernel_target(self) -> dict[str, Any]:
+        """What a kernel is compiled for, as keyword arguments of `CpuTarget`; no `mcpu` means the CPU at hand."""
+        return {
+            "lanes": self.vector_lanes,
+            "registers": self.vector_registers,
+            "threads": self.threads,
+            "mcpu": self.mcpu or "",
+        }
 
     def hardware_differences(self, other: Platform) -> tuple[str, ...]:
         """One readable line per field of the fingerprint in which `other` differs."""

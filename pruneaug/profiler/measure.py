@@ -41,9 +41,7 @@ class Measurer:
         self._platform = platform
         self._seeds = tuple(seeds)
         self._budget_s = budget_s
-        self._builder = Builder(
-            CpuTarget(platform.vector_lanes, platform.vector_registers, platform.threads, platform.mcpu or "")
-        )
+        self._builder = Builder(CpuTarget(**platform.kernel_target()))
 
     def measure(self, op: Op, cells: Sequence[Cell]) -> Iterator[LatencyRecord]:
         """One record for each cell, in order, as soon as it is measured; a cell that fails yields its error."""

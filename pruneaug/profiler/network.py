@@ -153,12 +153,7 @@ def _setup(subject: Subject, platform: Platform, folder: Path) -> dict[str, Any]
             {"name": layer.name, "op": layer.op.key, **plan_to_json(subject.plans.get(layer.name, LayerPlan()))}
             for layer in layers
         ],
-        "target": {
-            "lanes": platform.vector_lanes,
-            "registers": platform.vector_registers,
-            "threads": platform.threads,
-            "mcpu": platform.mcpu or "",
-        },
+        "target": platform.kernel_target(),
     }
 
 

@@ -124,8 +124,10 @@ def test_the_fingerprint_holds_hardware_threads_and_dtype_only(field):
 
 
 def test_the_target_names_the_cpu_where_it_is_known():
-    assert ANALYTIC_PLATFORM.tvm_target() == {"kind": "llvm", "num-cores": 2}
-    assert replace(ANALYTIC_PLATFORM, mcpu="znver5").tvm_target() == {"kind": "llvm", "num-cores": 2, "mcpu": "znver5"}
+    lanes, registers = ANALYTIC_PLATFORM.vector_lanes, ANALYTIC_PLATFORM.vector_registers
+    expected = {"lanes": lanes, "registers": registers, "threads": 2, "mcpu": ""}
+    assert ANALYTIC_PLATFORM.kernel_target() == expected
+    assert replace(ANALYTIC_PLATFORM, mcpu="znver5").kernel_target() == expected | {"mcpu": "znver5"}
 
 
 @pytest.mark.parametrize(
