@@ -29,6 +29,7 @@ def bench(
     model: nn.Module | None = None,
     against: Sequence[str] = BASELINES,
     threads: int | None = None,
+    trust_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint's network and the same network dense, in `against` and compiled by us.
@@ -36,12 +37,13 @@ def bench(
     Dense times do not depend on the weights' values, so the dense network is the checkpoint's with its zeros computed.
     Returns what `pruneaug bench --json` prints: `latency_ms` by runtime, `best_dense`, `speedup_vs_best_dense`,
     `predicted_ms`, `max_relative_error`, `runtimes`, `platform`, `warnings`.
-    Raises InputError for an unknown runtime, CheckpointError, CompileError.
+    `model`, `threads` and `trust_code` are those of `load`. Raises InputError for an unknown runtime, CheckpointError,
+    CompileError.
     """
     _check_runtimes(against)
     opened = read_checkpoint(checkpoint)
     platform = platform_for(opened, threads)
-    program = export_program(load_model(opened, model), opened.example_inputs)
+    program = export_program(load_model(opened, model, trust_code), opened.example_inputs)
     dense_plans = {entry["name"]: plan_from_json(entry["dense_plan"]) for entry in opened.info["layers"]}
     warnings = busy()
     times = measure(
@@ -56,10 +58,16 @@ def bench(
         "platform": platform.name,
         **summary(times),
         "predicted_ms": _predicted_ms(opened, platform),
-        "max_relative_error": max((row["max_relative_error"] or 0.0 for row in runtimes), default=None),
+        "max_relative_error": _largest([row["max_relative_error"] for row in runtimes]),
         "runtimes": runtimes,
         "warnings": list(warnings),
     }
+
+
+def _largest(errors: Sequence[float | None]) -> float | None:
+    """None if any is missing: what was not compared is not known to be right."""
+    known = [error for error in errors if error is not None]
+    return max(known) if known and len(known) == len(errors) else None
 
 
 def measure(

@@ -13,6 +13,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pruneaug.errors import LatencyTableError
+from pruneaug.latency.network import predict
 from pruneaug.latency.rest import Rest, network_digest, read_rest
 from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import LatencyTable
@@ -72,12 +73,17 @@ class OpenJob:
         """The operators of `model`, a network of this job with any weights."""
         return export_program(model, self.example_inputs)
 
-    def rest(self) -> Rest | None:
-        """What the rest of the network takes on the platform; None if it was not measured yet."""
-        return read_rest(self.store.folder, network_digest(self.model, self.network))
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the network on its platform, whatever its weights."""
+        return network_digest(self.program(self.model), self.network)
 
-    def measured(self) -> tuple[LatencyTable, Rest, tuple[str, ...]]:
-        """The platform's table, the network's rest, and warnings.
+    def rest(self) -> Rest | None:
+        """The dense network's measured time on the platform; None if it was not measured yet."""
+        return read_rest(self.store.folder, self.digest)
+
+    def measured(self) -> tuple[LatencyTable, float, tuple[str, ...]]:
+        """The platform's table, what the network takes beside its layers in microseconds, and warnings.
 
         Raises LatencyTableError if the platform or the network was not profiled.
         """
@@ -93,7 +99,8 @@ class OpenJob:
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
                 "run `pruneaug profile JOB` first"
             )
-        return self.store.table(), rest, warnings
+        table = self.store.table()
+        return table, rest.beside(predict(self.network, {}, table, 0.0).total_us), warnings
 
 
 def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:

@@ -19,18 +19,21 @@ if TYPE_CHECKING:
     from pruneaug.runtime.network import CompiledNetwork
 
 
-def load(folder: str | Path, *, model: nn.Module | None = None, threads: int | None = None) -> CompiledNetwork:
+def load(
+    folder: str | Path, *, model: nn.Module | None = None, threads: int | None = None, trust_code: bool = False
+) -> CompiledNetwork:
     """The checkpoint's network, compiled for this machine: a callable on inputs of the exported shapes.
 
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
-    loaded into it. Raises CheckpointError if the folder is not whole, CompileError.
+    loaded into it. `trust_code` lets the checkpoint name the `package.module:callable` that builds its network.
+    Raises CheckpointError if the folder is not whole, CompileError.
     """
     # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
     from pruneaug.kernels.build import Builder, CpuTarget
     from pruneaug.runtime.network import compile_network
 
     checkpoint = read_checkpoint(folder)
-    model = load_model(checkpoint, model)
+    model = load_model(checkpoint, model, trust_code)
     platform = platform_for(checkpoint, threads)
     builder = Builder(CpuTarget(**platform.kernel_target()))
     program = export_program(model, checkpoint.example_inputs)
@@ -55,13 +58,13 @@ def plans_for(checkpoint: Checkpoint, platform: Platform) -> dict[str, Any]:
     return dict(checkpoint.plans) if checkpoint.info["platform"]["fingerprint"] == platform.fingerprint else {}
 
 
-def load_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.Module:
+def load_model(checkpoint: Checkpoint, model: nn.Module | None = None, trust_code: bool = False) -> nn.Module:
     """The checkpoint's weights in a PyTorch network, in eval mode: `model`, or the one that its job names.
 
     Raises CheckpointError if there is neither, or if the weights are of another network.
     """
     if model is None:
-        model = _build(checkpoint)
+        model = _build(checkpoint, trust_code)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -72,7 +75,7 @@ def load_model(checkpoint: Checkpoint, model: nn.Module | None = None) -> nn.Mod
     return model.eval()
 
 
-def _build(checkpoint: Checkpoint) -> nn.Module:
+def _build(checkpoint: Checkpoint, trust_code: bool) -> nn.Module:
     spec = checkpoint.info.get("spec")
     if spec is None:
         raise CheckpointError(
@@ -80,6 +83,12 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
             "load it with `pruneaug.load(folder, model=...)`"
         )
     task = parse_job(spec).task
+    source = task.name if task.model is None else task.model.name
+    if ":" in source and not trust_code:
+        raise CheckpointError(
+            f"{checkpoint.folder} names code of its own for its network, {source!r}; give the network as `model=`, or "
+            "`trust_code=True` (--trust-code) if you trust whoever wrote the checkpoint"
+        )
     if task.model is None:
         return build_task(task).build_model()
     return NetworkSource(task.model).build(**checkpoint.info["model_facts"])

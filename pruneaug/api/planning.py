@@ -51,14 +51,14 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
         + _training_s(opened, training.final, step_s),
     }
     try:
-        table, rest, _ = opened.measured()
+        table, rest_us, _ = opened.measured()
         space = build_space(opened.network, opened.spec.space, table)
     except LatencyTableError:
         return facts
     return facts | {
         "space_size": space.size(),
-        "latency_ms_dense": predict(opened.network, {}, table, rest.rest_us).total_us / 1e3,
-        "latency_ms_best": space.best_possible_us(rest.rest_us) / 1e3,
+        "latency_ms_dense": predict(opened.network, {}, table, rest_us).total_us / 1e3,
+        "latency_ms_best": space.best_possible_us(rest_us) / 1e3,
     }
 
 

@@ -43,7 +43,7 @@ def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progre
         if job.rest() is None:
             told = stage(progress, "Whole network")
             table, program = job.store.table(), job.program(job.model)
-            rest = measure_rest(job.model, program, job.network, table, job.platform, progress=told)
+            rest = measure_rest(program, job.network, table, job.platform, progress=told)
             write_rest(job.store.folder, rest)
     return result
 

@@ -61,7 +61,7 @@ def build_report(
             "operation_sparsity": operation_sparsity(job.network, best.masks),
             "size_bytes": 4 * (weights - removed),
         }
-    measured_ms = None if pruned is None else pruned["latency_ms_measured"]
+    measured_ms = None if OWN_SPARSE not in by_runtime else by_runtime[OWN_SPARSE].latency_ms
     data: dict[str, Any] = {
         "version": VERSION,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -84,7 +84,10 @@ def build_report(
         "rest_us": predicted.rest_us,
         "trials": [_trial(records[number]) for number in sorted(records)],
         "search": _search(job, records),
-        "warnings": list(warnings),
+        "warnings": [
+            *warnings,
+            *(f"{t.runtime} could not be measured: {t.error}" for t in times if t.error is not None),
+        ],
     }
     return {**data, "verdict": verdict(data)}
 
@@ -104,8 +107,10 @@ def report(run: str | Path) -> dict[str, Any]:
     return data
 
 
-def _measured(time: NetworkTime | None) -> dict[str, float | None]:
+def _measured(time: NetworkTime | None) -> dict[str, float | str | None]:
     return {
+        "max_relative_error": None if time is None else as_json(time)["max_relative_error"],
+        "error": None if time is None else time.error,
         "latency_ms_measured": None if time is None else time.latency_ms,
         "latency_ms_p10": None if time is None else time.p10_ms,
         "latency_ms_p90": None if time is None else time.p90_ms,
@@ -124,6 +129,7 @@ def _layers(job: OpenJob, predicted: NetworkLatency) -> list[dict[str, Any]]:
                 "calls": layer.calls,
                 **layer.choice.to_json(),
                 "latency_us_dense": layer.latency_us_dense,
+                "latency_us_dense_best": layer.calls * table.dense(layer.op).latency_us,
                 "latency_us": layer.latency_us,
                 "library": record.library,
                 "variant": record.variant,

@@ -19,5 +19,5 @@ def search(job: Job, *, task: Task | None = None, progress: Progress | None = No
 
 def search_job(job: OpenJob, progress: Progress | None = None) -> SearchResult:
     """`search` for a job that is already open."""
-    table, rest, _ = job.measured()
-    return run_search(job.spec, job.task, job.network, table, rest.rest_us, job.spec.run, progress=progress)
+    table, rest_us, _ = job.measured()
+    return run_search(job.spec, job.task, job.network, table, rest_us, job.spec.run, progress=progress)

@@ -11,7 +11,7 @@ from pruneaug.api.benching import BASELINES
 from pruneaug.api.reporting import report as read_report
 from pruneaug.cli.output import Job, Json, Run, Set, console, print_json
 from pruneaug.cli.tables import bench_table, plan_table, profile_summary, search_summary
-from pruneaug.errors import InfeasibleError, PruneaugError
+from pruneaug.errors import InfeasibleError, MeasurementError, PruneaugError
 from pruneaug.report import Progress, console_report, outcome
 from pruneaug.spec import load_job
 
@@ -65,12 +65,15 @@ def bench(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint folder.")],
     against: Annotated[str, typer.Option(help="Runtimes of the dense network, with commas.")] = ",".join(BASELINES),
     threads: Annotated[int | None, typer.Option(help="CPU threads; none: those it was exported for.")] = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Import the code that the checkpoint names for its network.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure a checkpoint against the dense network, in turns."""
     with Progress() as progress:
         names = [name.strip() for name in against.split(",") if name.strip()]
-        result = api.bench(checkpoint, against=names, threads=threads, progress=progress.update)
+        result = api.bench(checkpoint, against=names, threads=threads, trust_code=trust_code, progress=progress.update)
     print_json(result) if as_json else console().print(bench_table(result))
 
 
@@ -85,6 +88,8 @@ def _finish(report: Any, folder: str, as_json: bool) -> None:
     if not as_json:
         console().print(f"Report: {folder}/report.html", markup=False, highlight=False, soft_wrap=True)
     _check(outcome(report), report["verdict"])
+    if (report["best"] or {}).get("error") is not None:
+        raise MeasurementError(f"the pruned network must run on this machine, but {report['best']['error']}; report it")
 
 
 def _check(outcome: str, words: str) -> None:

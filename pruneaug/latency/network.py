@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # that module imports torch, which a latency table does not n
 class LayerLatency:
     """The time of one layer in one forward pass, all its calls together.
 
-    `latency_us_dense` is what it takes dense in the fastest library, be it the one that the network runs on or not.
+    `latency_us_dense` is what it takes dense in the same network, on the same kernels.
     """
 
     name: str
@@ -54,7 +54,7 @@ def predict(network: Network, assignment: Assignment, table: LatencyTable, rest_
     layers = []
     for layer in network.layers:
         choice = assignment.get(layer.name, DENSE)
-        latency_us, latency_us_dense = table.latency_us(layer.op, choice), table.dense(layer.op).latency_us
+        latency_us, latency_us_dense = table.latency_us(layer.op, choice), table.latency_us(layer.op, DENSE)
         layers.append(
             LayerLatency(
                 layer.name, layer.op, layer.calls, choice, layer.calls * latency_us, layer.calls * latency_us_dense

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import nn
+from torch.export import ExportedProgram
 
 from pruneaug.errors import LatencyTableError
 from pruneaug.files import atomic_write_text
@@ -18,26 +17,21 @@ from pruneaug.network.layers import Network
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Measured latency of the dense network in microseconds, and what remains of it without the layers' times.
-
-    `rest_us` is 0 where the layers alone are measured to take longer than the network does.
-    """
+    """Measured latency of a dense network in microseconds."""
 
     network: str  # digest
     dense_us: float
-    layers_us: float
     measured_at: str
 
-    @property
-    def rest_us(self) -> float:
-        return max(0.0, self.dense_us - self.layers_us)
+    def beside(self, layers_us: float) -> float:
+        """What remains without the layers' times by the table as it is now; 0 where these alone take longer."""
+        return max(0.0, self.dense_us - layers_us)
 
 
-def network_digest(model: nn.Module, network: Network) -> str:
-    """16 hexadecimal digits: equal for networks of the same modules, ops and sizes, whatever their weights."""
-    modules = re.sub(r" at 0x[0-9a-f]+", "", str(model))  # addresses of functions that a module shows
+def network_digest(program: ExportedProgram, network: Network) -> str:
+    """16 hexadecimal digits: equal for networks of the same operators, ops and sizes, whatever their weights."""
     layers = [(layer.name, layer.op.key, layer.calls) for layer in network.layers]
-    return hashlib.sha256(f"{modules}\n{layers}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{program.graph}\n{layers}".encode()).hexdigest()[:16]
 
 
 def read_rest(folder: str | Path, digest: str) -> Rest | None:
@@ -47,7 +41,7 @@ def read_rest(folder: str | Path, digest: str) -> Rest | None:
         return None
     try:
         rest = Rest(**json.loads(path.read_text(encoding="utf-8")))
-        if rest.network != digest or not all(0 <= us < math.inf for us in (rest.dense_us, rest.layers_us)):
+        if rest.network != digest or not 0 <= rest.dense_us < math.inf:
             raise ValueError(f"it holds {rest}")
     except (OSError, ValueError, TypeError) as error:
         raise LatencyTableError(

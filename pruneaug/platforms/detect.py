@@ -13,7 +13,7 @@ from pruneaug.platforms.platform import Platform
 
 ROOT = Path("/")
 _ISA = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "neon", "sve")
-_VERSIONED = ("apache-tvm", "torch")
+_VERSIONED = ("apache-tvm", "pruneaug", "torch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 

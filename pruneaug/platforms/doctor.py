@@ -22,7 +22,6 @@ _EXTRAS = {
     "tornado": "serve",
     "cuda-bindings": "gpu",
 }
-_BASELINES = ("onnxruntime", "openvino")
 
 
 def doctor() -> dict[str, dict[str, Any]]:
@@ -53,7 +52,6 @@ def package_versions() -> dict[str, str]:
     """The version of each package that pruneaug uses, or how to install it."""
     ways = dict.fromkeys(_CORE, "not installed: run `pip install pruneaug`")
     ways |= {package: f"not installed: run `pip install pruneaug[{extra}]`" for package, extra in _EXTRAS.items()}
-    ways |= {package: f"not installed: run `pip install {package}` to compare with it" for package in _BASELINES}
     return {package: _version(package) or way for package, way in ways.items()}
 
 

@@ -64,6 +64,7 @@ class Measurer:
             if block is not None:
                 raise MeasurementError(f"PyTorch measures dense layers only, but got pattern {cell.pattern}")
             call, error = bench.dense_torch()
+            _check_error(error, cell, "PyTorch")
             return "", interleaved_us([call], budget_s=self._budget_s)[0], error
         variants = bench.variants(block, cell.sparsity)
         seeds = self._seeds if block is not None and bench.weights <= _LARGE_MATRIX else self._seeds[:1]
@@ -72,11 +73,7 @@ class Measurer:
             mask = bench.mask(block, cell.sparsity, seed)
             for variant in variants:
                 call, error = bench.sparse(mask, variant)
-                if not error <= _LARGEST_ERROR:
-                    raise MeasurementError(
-                        f"a kernel's relative error must be at most {_LARGEST_ERROR:g}, but variant {variant} of "
-                        f"{cell} has {error:g}; please report it"
-                    )
+                _check_error(error, cell, f"variant {variant}")
                 calls.append(call)
                 errors.append(error)
         times = np.stack(interleaved_us(calls, budget_s=self._budget_s)).reshape(len(seeds), len(variants), -1)
@@ -158,6 +155,14 @@ class _OpBench:
                 return F.conv2d(x, weight, self._bias, op.stride, padding, op.dilation)
 
         return call, self._reference.relative_error(call(), self._matrix, self._bias)
+
+
+def _check_error(error: float, cell: Cell, computed_by: str) -> None:
+    if not error <= _LARGEST_ERROR:
+        raise MeasurementError(
+            f"a kernel's relative error must be at most {_LARGEST_ERROR:g}, but {computed_by} of {cell} has {error:g}; "
+            "please report it"
+        )
 
 
 def _now() -> str:

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
 from torch.export import ExportedProgram
 
 from pruneaug.errors import MeasurementError
 from pruneaug.files import storage_errors
-from pruneaug.latency.network import predict
 from pruneaug.latency.rest import Rest, network_digest
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network
@@ -33,7 +31,7 @@ from pruneaug.profiler.process import worker_environment
 from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
-_TURN_S = 60.0
+_TURN_S = 600.0  # three calls to warm up and three timed ones, of a network that takes a minute and more
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
 _REST_S = 0.02  # between turns, so that the spinning threads of the last process have gone to sleep
 
@@ -165,7 +163,6 @@ def _result(runtime: str, times_us: list[float], accuracy: float | None, error: 
 
 
 def measure_rest(
-    model: nn.Module,
     program: ExportedProgram,
     network: Network,
     table: LatencyTable,
@@ -173,7 +170,7 @@ def measure_rest(
     *,
     progress: Progress | None = None,
 ) -> Rest:
-    """Run the dense network as its table plans it and subtract its layers' times.
+    """Run the dense network as its table plans it.
 
     Raises MeasurementError if the network does not run, LatencyTableError if the table lacks a layer.
     """
@@ -182,8 +179,7 @@ def measure_rest(
     if result.latency_ms is None:
         raise MeasurementError(f"the dense network must run on this platform, but {result.error}")
     return Rest(
-        network=network_digest(model, network),
+        network=network_digest(program, network),
         dense_us=result.latency_ms * 1e3,
-        layers_us=predict(network, {}, table, 0.0).total_us,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -83,12 +83,12 @@ def tensors_of(output: Any) -> list[torch.Tensor]:
 
 
 def _relative_error(output: Any, expected_path: str) -> float:
-    """norm(output - expected) / norm(expected) over all tensors of the output; infinite if some are missing."""
+    """norm(output - expected) / norm(expected) over all tensors of the output; infinite if their shapes differ."""
     from safetensors.torch import load_file
 
     expected = load_file(expected_path)
     got = tensors_of(output)
-    if len(got) != len(expected):
+    if [y.shape for y in got] != [expected[str(i)].shape for i in range(len(expected))]:
         return math.inf
     difference = sum(float((y.double() - expected[str(i)].double()).square().sum()) for i, y in enumerate(got))
     return float((difference / max(1e-60, sum(float(y.double().square().sum()) for y in expected.values()))) ** 0.5)

@@ -71,7 +71,7 @@ def cards(data: Data) -> str:
             percent(best.get("operation_sparsity")),
             f"{percent(best.get('sparsity'))} of the weights",
         ),
-        ("Size", size(best.get("size_bytes")), f"{size(dense.get('size_bytes'))} dense"),
+        ("Non-zero weights", size(best.get("size_bytes")), f"{size(dense.get('size_bytes'))} dense"),
     ]
     boxes = "".join(
         f'<div><div class="name">{escape(name)}</div><div class="figure">{escape(figure)}</div>'
@@ -131,7 +131,7 @@ def summary_rows(data: Data) -> list[tuple[str, str, str, str]]:
         ("Sparsity of the weights", *_both(dense, best, "sparsity", percent), ""),
         ("Sparsity of the operations", *_both(dense, best, "operation_sparsity", percent), ""),
         (
-            "Size of the weights",
+            "Size of the non-zero weights",
             *_both(dense, best, "size_bytes", size),
             MISSING if smaller is None else signed_percent(smaller - 1),
         ),

@@ -28,13 +28,12 @@ from pruneaug.sparsity.matrix import weight_matrix
 class CompiledNetwork:
     """A network compiled for inputs like its example: PyTorch tensors in, what the network returns out.
 
-    Calls from several threads run one after the other.
+    Calls from several threads run one after the other, also those of different networks.
     """
 
     def __init__(self, graph: fx.GraphModule, example_inputs: Sequence[Any], kernels: int) -> None:
         self._graph = graph
         self._inputs = _describe(example_inputs)
-        self._lock = threading.Lock()
         self.kernels = kernels  # layer calls that our kernels compute
 
     def __call__(self, *inputs: Any) -> Any:
@@ -45,8 +44,13 @@ class CompiledNetwork:
                 f"a compiled network takes inputs like those it was compiled for, ({', '.join(self._inputs)}), "
                 f"but got ({', '.join(described)}); compile it for these"
             )
-        with self._lock, torch.inference_mode(), _one_torch_thread():
+        with _one_torch_thread(), torch.inference_mode():
             return self._graph(*inputs)
+
+
+_running = threading.Lock()
+"""Held by the network that runs: kernels of all networks share the cores and TVM's threads, and PyTorch's number of
+threads belongs to the whole process."""
 
 
 @contextlib.contextmanager
@@ -56,12 +60,13 @@ def _one_torch_thread() -> Iterator[None]:
     Kernels leave their threads spinning on the cores for a while. A thread of PyTorch's pool would wait for one of them
     to lose its time slice, some milliseconds; the operators between the layers take microseconds.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with _running:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def compile_network(
@@ -156,8 +161,8 @@ def _bind(
 def _block_rows(keep: torch.Tensor) -> int:
     """The height of the mask's blocks as kernels see it: the largest group of rows whose masks are all the same."""
     for rows in (16, 8, 4, 2):
-        whole = keep[: len(keep) // rows * rows].view(-1, rows, keep.shape[1])
-        if bool((whole == whole[:, :1]).all()):
+        first = torch.arange(len(keep)) // rows * rows  # the first row of each row's group
+        if rows <= len(keep) and bool((keep == keep[first]).all()):
             return rows
     return 1
 

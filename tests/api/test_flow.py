@@ -101,7 +101,7 @@ def test_plain_pytorch_and_the_compiled_network_compute_the_same(toy_at):
     plain.load_state_dict(load_file(checkpoint / "model.safetensors"))
     (x,) = load_file(checkpoint / "example_inputs.safetensors").values()
 
-    compiled = pruneaug.load(checkpoint)
+    compiled = pruneaug.load(checkpoint, trust_code=True)
 
     assert compiled.kernels > 0
     with torch.no_grad():
@@ -153,23 +153,36 @@ def test_a_checkpoint_of_another_machine_runs_here_with_other_variants(toy_at):
         layer["variant"] = "h2v1s1"
     path.write_text(json.dumps(info))
 
-    compiled = pruneaug.load(checkpoint)
+    compiled = pruneaug.load(checkpoint, trust_code=True)
 
     (x,) = read_checkpoint(checkpoint).example_inputs
     plain = ToyTask().build_model().eval()
     plain.load_state_dict(load_file(checkpoint / "model.safetensors"))
     with torch.no_grad():
         assert relative_error(compiled(x), plain(x)) < 1e-5
-    times = pruneaug.bench(checkpoint)
+    times = pruneaug.bench(checkpoint, trust_code=True)
     assert times["predicted_ms"] is None
     assert times["speedup_vs_best_dense"] > 1
+
+
+def test_code_that_a_checkpoint_names_is_not_run_unless_it_is_trusted(toy_at, tmp_path):
+    checkpoint = toy_at("exported") / "run" / "checkpoint"
+    info = json.loads((checkpoint / "pruneaug.json").read_text())
+    touched = tmp_path / "touched"
+    task = {"name": "digits", "model": {"name": "os:mkdir", "options": {"path": str(touched)}}}
+    info["spec"] = {**info["spec"], "task": task}
+    (checkpoint / "pruneaug.json").write_text(json.dumps(info))
+    for verb in (pruneaug.load, pruneaug.bench):
+        with pytest.raises(CheckpointError, match=r"names code of its own for its network, 'os:mkdir'.*trust_code"):
+            verb(checkpoint)
+    assert not touched.exists()
 
 
 def test_more_threads_than_the_machine_has_are_refused(toy_at):
     checkpoint = toy_at("exported") / "run" / "checkpoint"
     for threads in (0, 4096):
         with pytest.raises(SpecError, match=r"platform\.threads must be between 1 and"):
-            pruneaug.load(checkpoint, threads=threads)
+            pruneaug.load(checkpoint, threads=threads, trust_code=True)
 
 
 def test_a_network_with_a_layer_without_any_block_is_exported_and_runs(tmp_path, computed):
@@ -184,7 +197,7 @@ def test_a_network_with_a_layer_without_any_block_is_exported_and_runs(tmp_path,
     plain.load_state_dict(dict(opened.weights))
     with torch.no_grad():
         expected = plain(*opened.example_inputs)
-    assert relative_error(pruneaug.load(exported.checkpoint)(*opened.example_inputs), expected) < 1e-5
+    assert relative_error(pruneaug.load(exported.checkpoint, trust_code=True)(*opened.example_inputs), expected) < 1e-5
 
 
 class Everything:
@@ -324,7 +337,7 @@ def test_a_password_of_the_storage_is_in_no_report_and_no_checkpoint(toy_at, mon
     files = [path for path in [*(folder / "run").glob("report.*"), *exported.checkpoint.iterdir()] if path.is_file()]
     assert len(files) == 5
     assert not any(b"se:cr/et" in path.read_bytes() for path in files)
-    pruneaug.load(exported.checkpoint)
+    pruneaug.load(exported.checkpoint, trust_code=True)
 
 
 def local_study(folder):
@@ -343,7 +356,7 @@ def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):
     monkeypatch.setattr("pruneaug.api.benching.time_networks", broken)
     exported = pruneaug.export(folder / "run")
     assert exported.report["baselines"][0]["max_relative_error"] is None
-    assert json.dumps(pruneaug.bench(exported.checkpoint), allow_nan=False)
+    assert json.dumps(pruneaug.bench(exported.checkpoint, trust_code=True), allow_nan=False)
 
 
 def test_a_dry_run_of_a_table_of_another_machine_says_so(toy_at):

@@ -53,7 +53,7 @@ def test_the_commands_one_by_one_do_the_same_and_each_says_what_it_did(tmp_path,
     assert "Not measured yet" in succeed("export", tmp_path / "run", "--no-bench").out
     assert "Pruning pays" in succeed("export", tmp_path / "run").out
     assert "Pruning pays" in succeed("report", tmp_path / "run").out
-    assert "against the best dense" in succeed("bench", tmp_path / "run" / "checkpoint").out
+    assert "against the best dense" in succeed("bench", tmp_path / "run" / "checkpoint", "--trust-code").out
 
 
 def test_overrides_reach_the_job(toy_at):
@@ -72,7 +72,10 @@ def test_overrides_reach_the_job(toy_at):
         ("export {run}", {"verdict", "best", "trials"}),
         ("report {run}", {"verdict", "best", "trials"}),
         ("run {job}", {"verdict", "best", "trials"}),
-        ("bench {run}/checkpoint --against torch", {"latency_ms", "speedup_vs_best_dense", "predicted_ms"}),
+        (
+            "bench {run}/checkpoint --against torch --trust-code",
+            {"latency_ms", "speedup_vs_best_dense", "predicted_ms"},
+        ),
         ("doctor", {"versions", "cpu", "threads", "load", "cuda"}),
         ("plugins", {"tasks", "models", "pruners", "finetuners", "strategies"}),
         ("spec validate {job}", {"task", "search"}),
@@ -205,7 +208,7 @@ def test_a_failed_runtime_is_shown_whatever_its_words(toy_at, monkeypatch):
 
     folder = toy_at("exported")
     monkeypatch.setattr("pruneaug.api.benching.time_networks", failing)
-    shown = succeed("bench", folder / "run" / "checkpoint").out
+    shown = succeed("bench", folder / "run" / "checkpoint", "--trust-code").out
     assert shown.count("failed") == 2
     assert "[enforce" in shown
     assert "not finite" in shown

@@ -297,11 +297,27 @@ def test_pytorch_keeps_its_number_of_threads(builder):
         torch.set_num_threads(before)
 
 
+def test_networks_that_run_at_once_leave_pytorch_its_threads(builder):
+    model, inputs = seeded(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8))), (image(1, 3, 16, 16),)
+    network, program = find_layers(model, inputs), export_program(model, inputs)
+    pair = [compile_network(program, network, {}, {}, builder) for _ in range(2)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda index: pair[index % 2](*inputs), range(40)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_mask_of_tall_blocks_is_recognised():
     keep = torch.rand(4, 9) > 0.5
     assert _block_rows(keep.repeat_interleave(8, 0)) in (8, 16)
     assert _block_rows(torch.rand(32, 64) > 0.5) == 1
-    assert _block_rows(torch.ones(3, 5, dtype=torch.bool)) >= 1
+    assert _block_rows(torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.bool)) == 1
+    tail = torch.cat([keep[:2].repeat_interleave(8, 0), torch.tensor([[True] * 9, [False] * 9])])
+    assert _block_rows(tail) == 1
 
 
 def test_several_threads_may_call_at_once(builder):
