@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pruneaug.errors import CheckpointError, SpecError
+from pruneaug.errors import CheckpointError, InputError, SpecError
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
 from pruneaug.runtime.graph import export_program
@@ -65,6 +65,8 @@ def load_model(checkpoint: Checkpoint, model: nn.Module | None = None, trust_cod
     """
     if model is None:
         model = _build(checkpoint, trust_code)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"`model` must be a torch.nn.Module, but got {type(model).__name__}; call what builds it")
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
@@ -80,7 +82,7 @@ def _build(checkpoint: Checkpoint, trust_code: bool) -> nn.Module:
     if spec is None:
         raise CheckpointError(
             f"{checkpoint.folder} was exported from a network in Python, so only its weights are there; "
-            "load it with `pruneaug.load(folder, model=...)`"
+            "use `pruneaug.load(folder, model=...)` or `pruneaug.bench(folder, model=...)` from Python"
         )
     task = parse_job(spec).task
     source = task.name if task.model is None else task.model.name

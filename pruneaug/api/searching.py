@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from pruneaug.api.job import Job, OpenJob, Progress, open_job
 from pruneaug.searcher.result import SearchResult
 from pruneaug.searcher.study import run_search
@@ -19,5 +21,12 @@ def search(job: Job, *, task: Task | None = None, progress: Progress | None = No
 
 def search_job(job: OpenJob, progress: Progress | None = None) -> SearchResult:
     """`search` for a job that is already open."""
+    if job.task.trained and "train" in job.spec.task.model_fields_set:
+        warnings.warn(
+            "`task.train` is not used: the network is taken as trained; give an untrained one with `trained=False`, or "
+            "leave out `checkpoint`",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     table, rest_us, _ = job.measured()
     return run_search(job.spec, job.task, job.network, table, rest_us, job.spec.run, progress=progress)

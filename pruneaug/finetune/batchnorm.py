@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pruneaug.errors import TaskError
 from pruneaug.tasks.protocol import Batch
 
+BATCHNORM_BATCHES = 50  # averages settle long before
+
 
 @torch.no_grad()
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch]) -> None:

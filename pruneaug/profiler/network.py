@@ -130,7 +130,8 @@ def _setup(subject: Subject, platform: Platform, folder: Path) -> dict[str, Any]
     torch.export.save(subject.program, program)
     inputs, _ = subject.program.example_inputs
     with torch.inference_mode():
-        expected = tensors_of(subject.program.module(check_guards=False)(*inputs))
+        output = subject.program.module(check_guards=False)(*inputs)
+    expected = tensors_of(output)
     files = {
         "program.pt2": program.getvalue(),
         "expected.safetensors": save({str(i): y.contiguous().clone() for i, y in enumerate(expected)}),
@@ -144,6 +145,7 @@ def _setup(subject: Subject, platform: Platform, folder: Path) -> dict[str, Any]
     return {
         "runtime": subject.runtime,
         "threads": platform.threads,
+        "output_module": type(output).__module__,
         "program": str(folder / "program.pt2"),
         "expected": str(folder / "expected.safetensors"),
         "masks": str(folder / "masks.safetensors") if subject.masks else None,

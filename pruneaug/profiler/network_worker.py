@@ -6,6 +6,8 @@ on the cores for a while after its last operator, while the next runtime already
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import math
 import sys
@@ -39,6 +41,9 @@ def main() -> None:
 
 def make_call(setup: Mapping[str, Any]) -> Callable[[], Any]:
     """The network of `setup["program"]` in the runtime `setup["runtime"]`, ready to run on its example inputs."""
+    with contextlib.suppress(ImportError):
+        # A class of outputs must be known before a program that returns it can be read.
+        importlib.import_module(setup["output_module"])
     program = torch.export.load(setup["program"])
     inputs, _ = program.example_inputs
     runtime = setup["runtime"]

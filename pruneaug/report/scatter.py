@@ -105,7 +105,7 @@ def _accuracy_range(data: Data, trials: Sequence[Data]) -> tuple[float, float]:
     nearest = max(shown, default=highest)
     cut = min(highest - max(4 * allowed, 0.02), nearest - 0.01)
     limit = [dense - allowed] if is_number(dense := section(data, "dense").get("accuracy_validation")) else []
-    lowest = min(accuracy for accuracy in [*shown, *marked, *limit] if accuracy >= cut)
+    lowest = min([*(accuracy for accuracy in shown if accuracy >= cut), *marked, *limit])
     margin = max(0.08 * (highest - lowest), 0.002)
     return max(0.0, lowest - margin), min(highest + margin, 1.005)
 

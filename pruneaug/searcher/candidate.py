@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pruneaug.errors import PluginError, TrainingError
-from pruneaug.finetune.batchnorm import reestimate_batchnorm
+from pruneaug.finetune.batchnorm import BATCHNORM_BATCHES, reestimate_batchnorm
 from pruneaug.finetune.protocol import FineTuner, Progress
 from pruneaug.network.layers import Network, apply_masks, get_weight
 from pruneaug.pruners.protocol import Masks, Pruned, Pruner, TaskCalibration
@@ -23,8 +23,6 @@ from pruneaug.sparsity.matrix import weight_matrix
 from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice
 from pruneaug.spec.models import FineTuneSpec, TrainSpec
 from pruneaug.tasks.protocol import Task
-
-_BATCHNORM_BATCHES = 50  # averages settle long before
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class PruneAndFineTune:
         )
         _check_held(model, result.masks)
         batches = self.task.batches("train", spec.batch_size, seed)
-        reestimate_batchnorm(model, islice(batches, _BATCHNORM_BATCHES))
+        reestimate_batchnorm(model, islice(batches, BATCHNORM_BATCHES))
         accuracy = finite_accuracy(self.task.evaluate(model, "validation"))
         weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         return Candidate(weights, result.masks, accuracy, result.epochs)

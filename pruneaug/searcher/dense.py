@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from itertools import islice
 
 from torch import nn
 
+from pruneaug.finetune.batchnorm import BATCHNORM_BATCHES, reestimate_batchnorm
 from pruneaug.finetune.protocol import FineTuner
 from pruneaug.searcher.candidate import finite_accuracy
 from pruneaug.searcher.progress import Progress, training_progress
@@ -38,6 +40,8 @@ def prepare_dense(
             _log.info("training the dense network for %g epochs", spec.epochs)
             report = training_progress(progress, "Dense training")
             finetuner.finetune(model, None, task, spec, seed=seed, progress=report, device=device)
+            # As after every fine-tuning, or a short training would judge the dense network by stale statistics.
+            reestimate_batchnorm(model, islice(task.batches("train", spec.batch_size, seed), BATCHNORM_BATCHES))
         save_tensors(run.dense / "model.safetensors", model.state_dict())
     load_weights(model.cpu(), run.dense / "model.safetensors")
     model.to(device).eval()
