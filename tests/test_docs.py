@@ -187,3 +187,9 @@ def test_the_documented_pruner_keeps_the_blocks_of_largest_weight_times_gradient
 def test_the_documented_pruner_says_that_it_needs_data():
     with pytest.raises(InputError, match="calibration data"):
         documented_pruner().prune(nn.Linear(2, 2), None, {}, None)
+
+
+def test_the_readme_shows_what_a_user_sees():
+    text = (ROOT / "README.md").read_text()
+    assert "DEMO_OUTPUT" not in text
+    assert "faster than the fastest dense runtime" in text
