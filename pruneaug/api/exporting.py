@@ -71,7 +71,7 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
     predicted = predict(job.network, assignment, table, rest_us)
     predicted_dense = predict(job.network, {}, table, rest_us)
     dense_plans, plans = plan_layers(job.network, {}, table), plan_layers(job.network, assignment, table)
-    describe = partial(build_report, job, run, records, scores, best, predicted, predicted_dense, dense_model)
+    describe = partial(build_report, job, table, run, records, scores, best, predicted, predicted_dense, dense_model)
     # A checkpoint and a report that are whole come first: the measuring takes a while, and may be stopped.
     report = describe((), warnings)
     checkpoint, pruned = None, None

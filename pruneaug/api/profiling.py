@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
 from pruneaug.latency.rest import write_rest
-from pruneaug.network.ops import Op
 from pruneaug.profiler.network import measure_rest
-from pruneaug.profiler.plan import wanted
+from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops, sole_profile
 from pruneaug.searcher.space import matching_rule, wanted_choices
 from pruneaug.tasks.protocol import Task
@@ -59,8 +58,6 @@ def measured_choices(job: OpenJob) -> tuple[list[str], list[float]]:
 
 def cells_to_measure(job: OpenJob) -> tuple[int, int]:
     """(cells without a time, cells in all) of the job's profile."""
-    ops: list[Op] = [layer.op for layer in job.network.layers]
+    ops = [layer.op for layer in job.network.layers]
     patterns, sparsities = measured_choices(job)
-    every = wanted(ops, patterns, sparsities)
-    known = {(r.op, r.pattern, r.sparsity, r.library) for r in job.store.load() if r.error is None}
-    return sum((c.op, c.pattern, c.sparsity, c.library) not in known for c in every), len(every)
+    return len(plan(ops, patterns, sparsities, job.store)), len(wanted(ops, patterns, sparsities))

@@ -14,6 +14,7 @@ from pruneaug.api.benching import as_json, summary
 from pruneaug.api.job import OpenJob
 from pruneaug.files import atomic_write_text
 from pruneaug.latency.network import NetworkLatency
+from pruneaug.latency.table import LatencyTable
 from pruneaug.profiler.network import NetworkTime
 from pruneaug.report import VERSION, read_report, render_html, verdict
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
@@ -26,6 +27,7 @@ from pruneaug.spec import public_settings
 
 def build_report(
     job: OpenJob,
+    table: LatencyTable,
     run: RunDir,
     records: Mapping[int, TrialRecord],
     scores: FinalScores,
@@ -79,7 +81,7 @@ def build_report(
         "best_dense": facts["best_dense"],
         "speedup_measured": facts["speedup_vs_best_dense"],
         "prediction_error": predicted.total_us / 1e3 / measured_ms - 1 if measured_ms else None,
-        "layers": _layers(job, predicted),
+        "layers": _layers(table, predicted),
         "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in job.network.kept_dense],
         "rest_us": predicted.rest_us,
         "trials": [_trial(records[number]) for number in sorted(records)],
@@ -117,8 +119,7 @@ def _measured(time: NetworkTime | None) -> dict[str, float | str | None]:
     }
 
 
-def _layers(job: OpenJob, predicted: NetworkLatency) -> list[dict[str, Any]]:
-    table, _, _ = job.measured()
+def _layers(table: LatencyTable, predicted: NetworkLatency) -> list[dict[str, Any]]:
     rows = []
     for layer in predicted.layers:
         record = table.record(layer.op, layer.choice)

@@ -2,67 +2,20 @@
 
 import copy
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
+from float64_networks import Model, assert_tree_close, conv, image, in_float64, random_masks, seeded
 from torch import nn
 
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.variants import Variant
-from pruneaug.network.layers import Layer, Network, apply_masks, find_layers
+from pruneaug.network.layers import Layer, Network, find_layers
 from pruneaug.network.ops import LinearOp
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.network import _block_rows, compile_network
 from pruneaug.runtime.plan import LayerPlan
-
-
-class Model(nn.Module):
-    """A network from its layers and a function: `forward(layers, *inputs)`."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.layers = nn.ModuleDict(layers)
-        self._forward = forward
-
-    def forward(self, *inputs):
-        return self._forward(self.layers, *inputs)
-
-
-def seeded(model):
-    """The model with random weights and batch-norm statistics, in train mode."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if getattr(module, "running_mean", None) is not None:
-            module.running_mean.normal_(generator=generator)
-            module.running_var.uniform_(0.5, 2.0, generator=generator)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3, generator=generator)
-    return model
-
-
-def random_masks(model, network, density=0.4):
-    generator = torch.Generator().manual_seed(1)
-    weights = {layer.name: model.get_submodule(layer.name).weight for layer in network.layers}
-    return {name: torch.rand(weight.shape, generator=generator) < density for name, weight in weights.items()}
-
-
-def in_float64(model, masks, inputs):
-    """What the model with these masks returns in eval mode, computed in float64."""
-    model = copy.deepcopy(model).eval()
-    apply_masks(model, masks)
-    with torch.no_grad():
-        return model.double()(*(x.double() if x.is_floating_point() else x for x in inputs))
-
-
-def assert_tree_close(got, want):
-    got_leaves, got_spec = torch.utils._pytree.tree_flatten(got)
-    want_leaves, want_spec = torch.utils._pytree.tree_flatten(want)
-    assert got_spec == want_spec
-    for ours, theirs in zip(got_leaves, want_leaves):
-        assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours.double(), theirs, rtol=2e-4, atol=2e-4)
 
 
 def check(model, inputs, builder, kernels, **values):
@@ -75,14 +28,6 @@ def check(model, inputs, builder, kernels, **values):
         assert compiled.kernels == kernels
         assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
     return compiled
-
-
-def image(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
-
-
-def conv(inputs, outputs, kernel=3, **values):
-    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **values)
 
 
 class Residual(nn.Module):
@@ -285,32 +230,6 @@ def test_a_layer_without_any_weight_left_returns_its_bias(builder):
     assert torch.equal(compiled(*inputs), model[0].bias.detach().view(1, 4, 1, 1).expand(1, 4, 7, 7))
 
 
-def test_pytorch_keeps_its_number_of_threads(builder):
-    model, inputs = seeded(nn.Sequential(conv(3, 4), nn.ReLU(), nn.MaxPool2d(2))), (image(1, 3, 8, 8),)
-    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), {}, {}, builder)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        compiled(*inputs)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_networks_that_run_at_once_leave_pytorch_its_threads(builder):
-    model, inputs = seeded(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8))), (image(1, 3, 16, 16),)
-    network, program = find_layers(model, inputs), export_program(model, inputs)
-    pair = [compile_network(program, network, {}, {}, builder) for _ in range(2)]
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda index: pair[index % 2](*inputs), range(40)))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_a_mask_of_tall_blocks_is_recognised():
     keep = torch.rand(4, 9) > 0.5
     assert _block_rows(keep.repeat_interleave(8, 0)) in (8, 16)
@@ -318,17 +237,6 @@ def test_a_mask_of_tall_blocks_is_recognised():
     assert _block_rows(torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.bool)) == 1
     tail = torch.cat([keep[:2].repeat_interleave(8, 0), torch.tensor([[True] * 9, [False] * 9])])
     assert _block_rows(tail) == 1
-
-
-def test_several_threads_may_call_at_once(builder):
-    model = seeded(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4), nn.Flatten(), nn.Linear(196, 3)))
-    inputs = [image(1, 3, 7, 7) * scale for scale in range(12)]
-    compiled = compile_network(
-        export_program(model, (inputs[0],)), find_layers(model, (inputs[0],)), {}, {}, builder
-    )  # fmt: skip
-    with ThreadPoolExecutor(3) as pool:
-        for x, got in zip(inputs, pool.map(compiled, inputs)):
-            assert_tree_close(got, in_float64(model, {}, (x,)))
 
 
 def test_the_model_is_left_as_found_and_may_change_afterwards(builder):

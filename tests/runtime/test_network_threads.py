@@ -1,0 +1,48 @@
+"""Compiled networks and threads: of the callers, and of PyTorch."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from float64_networks import assert_tree_close, conv, image, in_float64, seeded
+from torch import nn
+
+from pruneaug.network.layers import find_layers
+from pruneaug.runtime.graph import export_program
+from pruneaug.runtime.network import compile_network
+
+
+def test_networks_that_run_at_once_leave_pytorch_its_threads(builder):
+    model, inputs = seeded(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8))), (image(1, 3, 16, 16),)
+    network, program = find_layers(model, inputs), export_program(model, inputs)
+    pair = [compile_network(program, network, {}, {}, builder) for _ in range(2)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda index: pair[index % 2](*inputs), range(40)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_pytorch_keeps_its_number_of_threads(builder):
+    model, inputs = seeded(nn.Sequential(conv(3, 4), nn.ReLU(), nn.MaxPool2d(2))), (image(1, 3, 8, 8),)
+    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), {}, {}, builder)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        compiled(*inputs)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_several_threads_may_call_at_once(builder):
+    model = seeded(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4), nn.Flatten(), nn.Linear(196, 3)))
+    inputs = [image(1, 3, 7, 7) * scale for scale in range(12)]
+    compiled = compile_network(
+        export_program(model, (inputs[0],)), find_layers(model, (inputs[0],)), {}, {}, builder
+    )  # fmt: skip
+    with ThreadPoolExecutor(3) as pool:
+        for x, got in zip(inputs, pool.map(compiled, inputs)):
+            assert_tree_close(got, in_float64(model, {}, (x,)))
