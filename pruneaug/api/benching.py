@@ -11,16 +11,17 @@ from torch import nn
 
 from pruneaug.api.job import Progress, stage
 from pruneaug.api.loading import load_model, plans_for, platform_for
-from pruneaug.errors import InputError
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform
 from pruneaug.platforms.load import busy
-from pruneaug.profiler.network import NetworkTime, Subject, time_networks
+from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject, time_networks
+from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, package_versions
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_from_json
+from pruneaug.searcher.space import assigned_sparsity
 
-BASELINES = ("torch", "torch-compile")
+BASELINES = tuple(RUNTIMES)
 
 
 def bench(
@@ -29,6 +30,7 @@ def bench(
     model: nn.Module | None = None,
     against: Sequence[str] = BASELINES,
     threads: int | None = None,
+    rounds: int = ROUNDS,
     trust_code: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -36,11 +38,11 @@ def bench(
 
     Dense times do not depend on the weights' values, so the dense network is the checkpoint's with its zeros computed.
     Returns what `pruneaug bench --json` prints: `latency_ms` by runtime, `best_dense`, `speedup_vs_best_dense`,
-    `predicted_ms`, `max_relative_error`, `runtimes`, `platform`, `warnings`.
-    `model`, `threads` and `trust_code` are those of `load`. Raises InputError for an unknown runtime, CheckpointError,
-    CompileError.
+    `predicted_ms`, `max_relative_error`, `runtimes`, `skipped`, `platform`, `warnings` and more. A runtime whose
+    packages are absent is skipped. `model`, `threads` and `trust_code` are those of `load`.
+    Raises InputError for an unknown runtime, CheckpointError, CompileError.
     """
-    _check_runtimes(against)
+    check_runtimes(against)
     opened = read_checkpoint(checkpoint)
     platform = platform_for(opened, threads)
     program = export_program(load_model(opened, model, trust_code), opened.example_inputs)
@@ -51,16 +53,34 @@ def bench(
         against,
         dense=Subject(OWN_DENSE, program, opened.network, dense_plans if plans_for(opened, platform) else {}),
         pruned=Subject(OWN_SPARSE, program, opened.network, plans_for(opened, platform), opened.masks),
+        rounds=rounds,
         progress=progress,
     )
+    patterns = {str(choice.pattern) for choice in opened.assignment.values() if not choice.is_dense}
+    return {
+        "network": str(checkpoint),
+        "pattern": patterns.pop() if len(patterns) == 1 else "mixed",
+        "sparsity": assigned_sparsity(opened.assignment, opened.network),
+        "batch": len(opened.example_inputs[0]),
+        **described(times, platform, against),
+        "predicted_ms": _predicted_ms(opened, platform),
+        "patterns": [],
+        "kept_dense": [],
+        "warnings": list(warnings),
+    }
+
+
+def described(times: Sequence[NetworkTime], platform: Platform, against: Sequence[str]) -> dict[str, Any]:
+    """What the results of all benchmarks of networks say: the platform, the runtimes, and those that were skipped."""
     runtimes = [as_json(time) for time in times]
     return {
         "platform": platform.name,
+        "threads": platform.threads,
         **summary(times),
-        "predicted_ms": _predicted_ms(opened, platform),
         "max_relative_error": _largest([row["max_relative_error"] for row in runtimes]),
         "runtimes": runtimes,
-        "warnings": list(warnings),
+        "skipped": {name: why for name in against if (why := absent_packages(name))},
+        "versions": dict(platform.versions) | package_versions(against),
     }
 
 
@@ -76,13 +96,36 @@ def measure(
     *,
     dense: Subject,
     pruned: Subject | None,
+    rounds: int = ROUNDS,
     progress: Progress | None = None,
 ) -> tuple[NetworkTime, ...]:
-    """Times of the dense network in the runtimes `against` and in ours, and of the pruned one. Raises InputError."""
-    _check_runtimes(against)
-    others = [Subject(name, dense.program) for name in dict.fromkeys(against)]
+    """Times of the dense network in those runtimes of `against` that are installed, in ours, and of the pruned one.
+
+    Raises InputError for an unknown runtime.
+    """
+    check_runtimes(against)
+    others = [Subject(name, dense.program) for name in dict.fromkeys(against) if absent_packages(name) is None]
     subjects = [*others, dense, *([] if pruned is None else [pruned])]
-    return time_networks(subjects, platform, progress=stage(progress, "Bench"))
+    return time_networks(subjects, platform, rounds=rounds, progress=stage(progress, "Bench"))
+
+
+def fastest(
+    candidates: Sequence[Subject],
+    patterns: Sequence[str],
+    platform: Platform,
+    rounds: int,
+    progress: Progress | None,
+) -> tuple[list[dict[str, Any]], int | None]:
+    """What was measured of each of several candidates, and the number of the fastest; None if there is none.
+
+    The times that choose it are not those that are reported for it: a lucky reading earns nothing.
+    """
+    if len(candidates) < 2:
+        return [], 0 if candidates else None
+    times = time_networks(candidates, platform, rounds=rounds, progress=stage(progress, "Patterns"))
+    best = min(range(len(times)), key=lambda i: float("inf") if (ms := times[i].latency_ms) is None else ms)
+    rows = [{"pattern": pattern, **as_json(time)} for pattern, time in zip(patterns, times, strict=True)]
+    return rows, best
 
 
 def summary(times: Sequence[NetworkTime]) -> dict[str, Any]:
@@ -107,11 +150,6 @@ def as_json(time: NetworkTime) -> dict[str, Any]:
         "max_relative_error": relative_error if relative_error is not None and isfinite(relative_error) else None,
         "error": time.error,
     }
-
-
-def _check_runtimes(names: Sequence[str]) -> None:
-    if unknown := [name for name in names if name not in BASELINES]:
-        raise InputError(f"`against` must name runtimes of {', '.join(BASELINES)}, but got {', '.join(unknown)}")
 
 
 def _predicted_ms(checkpoint: Checkpoint, platform: Platform) -> float | None:

@@ -1,4 +1,4 @@
-"""The verb `load`: a checkpoint as a network that runs on this machine's kernels."""
+"""The verb `load`: a checkpoint, or a compiled network's file, as a network that runs on this machine's kernels."""
 
 from __future__ import annotations
 
@@ -20,24 +20,30 @@ if TYPE_CHECKING:
 
 
 def load(
-    folder: str | Path, *, model: nn.Module | None = None, threads: int | None = None, trust_code: bool = False
+    path: str | Path, *, model: nn.Module | None = None, threads: int | None = None, trust_code: bool = False
 ) -> CompiledNetwork:
-    """The checkpoint's network, compiled for this machine: a callable on inputs of the exported shapes.
+    """A compiled network: of a checkpoint's folder, or of a file that `save` wrote.
+
+    A checkpoint is compiled for this machine, for inputs of the exported shapes. A file is machine code: load only what
+    you trust; the other arguments are for checkpoints.
 
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
     loaded into it. `trust_code` lets the checkpoint name the `package.module:callable` that builds its network.
-    Raises CheckpointError if the folder is not whole, CompileError.
+    Raises CheckpointError if the folder or file is not whole, CompileError.
     """
     # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
-    from pruneaug.kernels.build import Builder, CpuTarget
-    from pruneaug.runtime.network import compile_network
+    from pruneaug.kernels.build import CpuTarget
+    from pruneaug.runtime.compiler import compile_network
+    from pruneaug.runtime.network import load_network
 
-    checkpoint = read_checkpoint(folder)
+    if Path(path).is_file():
+        return load_network(path)
+    checkpoint = read_checkpoint(path)
     model = load_model(checkpoint, model, trust_code)
     platform = platform_for(checkpoint, threads)
-    builder = Builder(CpuTarget(**platform.kernel_target()))
+    target = CpuTarget(**platform.kernel_target())
     program = export_program(model, checkpoint.example_inputs)
-    return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), builder)
+    return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), target)
 
 
 def platform_for(checkpoint: Checkpoint, threads: int | None) -> Platform:

@@ -1,4 +1,4 @@
-"""Commands that do a job: run, profile, search, export, bench, report."""
+"""Commands that do a job: run, profile, search, export, report."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from pruneaug import api
-from pruneaug.api.benching import BASELINES
 from pruneaug.api.reporting import report as read_report
 from pruneaug.cli.output import Job, Json, Run, Set, console, print_json
-from pruneaug.cli.tables import bench_table, plan_table, profile_summary, search_summary
+from pruneaug.cli.tables import plan_table, profile_summary, search_summary
 from pruneaug.errors import InfeasibleError, MeasurementError, PruneaugError
 from pruneaug.report import Progress, console_report, outcome
 from pruneaug.spec import load_job
@@ -59,22 +58,6 @@ def export(
     with Progress() as progress:
         exported = api.export(run, measured=measured, progress=progress.update)
     _finish(exported.report, run, as_json)
-
-
-def bench(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The checkpoint folder.")],
-    against: Annotated[str, typer.Option(help="Runtimes of the dense network, with commas.")] = ",".join(BASELINES),
-    threads: Annotated[int | None, typer.Option(help="CPU threads; none: those it was exported for.")] = None,
-    trust_code: Annotated[
-        bool, typer.Option("--trust-code", help="Import the code that the checkpoint names for its network.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure a checkpoint against the dense network, in turns."""
-    with Progress() as progress:
-        names = [name.strip() for name in against.split(",") if name.strip()]
-        result = api.bench(checkpoint, against=names, threads=threads, trust_code=trust_code, progress=progress.update)
-    print_json(result) if as_json else console().print(bench_table(result))
 
 
 def report(run: Run, as_json: Json = False) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import pruneaug
-from pruneaug.cli import database, jobs, platform, specs
+from pruneaug.cli import bench, database, jobs, platform, specs
 from pruneaug.cli.output import say
 from pruneaug.errors import PruneaugError
 
@@ -22,10 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (jobs.run, jobs.profile, jobs.search, jobs.export, jobs.bench, jobs.report):
+for command in (jobs.run, jobs.profile, jobs.search, jobs.export, jobs.report):
     app.command()(command)
 for about in (platform.doctor, platform.plugins):
     app.command()(about)
+app.add_typer(bench.app, name="bench")
 app.add_typer(specs.app, name="spec")
 app.add_typer(database.app, name="db")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -97,23 +97,67 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
 
 
 def bench_table(result: Mapping[str, Any]) -> RenderableType:
-    """Every runtime's time, fastest first, and the speed-up."""
-    table = Table(title=f"One forward pass on {result['platform']}", title_justify="left")
-    for column in ("runtime", "median ms", "p10", "p90", "runs", "relative error"):
-        table.add_column(column, justify="left" if column == "runtime" else "right")
-    rows = sorted(result["runtimes"], key=lambda row: (row["error"] is not None, row["latency_ms"] or 0.0))
-    for row in rows:
-        if row["error"] is not None:
-            table.add_row(row["runtime"], "failed", "", "", "", Text(row["error"][-200:]))
-            continue
-        numbers = (f"{row[key]:.3f}" for key in ("latency_ms", "p10", "p90"))
-        wrong = row["max_relative_error"]
-        table.add_row(row["runtime"], *numbers, str(row["runs"]), "not finite" if wrong is None else f"{wrong:.1e}")
+    """Every runtime's time, fastest first, and the speed-up; before it the patterns, if the fastest was chosen."""
+    pruned = "" if result["pattern"] is None else f", {result['pattern']} at {result['sparsity']:.0%}"
+    parts: list[RenderableType] = []
+    if result["patterns"]:
+        parts.append(_times_table("Patterns", "pattern", result["patterns"]))
+    parts.append(_times_table(f"One forward pass on {result['platform']}", "runtime", result["runtimes"]))
     speedup = result["speedup_vs_best_dense"]
-    lines = [] if speedup is None else [f"{speedup:.2f}x against the best dense, {result['best_dense']}"]
+    lines = [f"{result['network']}, batch {result['batch']}, {_threads(result)}{pruned}"]
+    if speedup is not None:
+        lines.append(f"{speedup:.2f}x against the best dense, {result['best_dense']}")
     if result["predicted_ms"] is not None:
         lines.append(f"predicted {result['predicted_ms']:.3f} ms")
-    return Group(table, Text("\n".join([*lines, *(f"warning: {text}" for text in result["warnings"])])))
+    lines += [f"stays dense: {row['name']}: {row['reason']}" for row in result["kept_dense"]]
+    lines += [f"skipped: {name}: {reason}" for name, reason in result["skipped"].items()]
+    return Group(*parts, Text("\n".join([*lines, *_warnings(result)])))
+
+
+def kernels_table(result: Mapping[str, Any]) -> RenderableType:
+    """Every layer's time by our kernels and by PyTorch, and what it makes of the peak."""
+    tables = {
+        op: Table(title=Text(op), title_justify="left") for op in dict.fromkeys(r["op"] for r in result["kernels"])
+    }
+    words = ("by", "pattern", "variant")
+    for table in tables.values():
+        for column in (*words, "sparsity", "median us", "p10", "p90", "GFLOP/s", "of peak", "relative error"):
+            table.add_column(column, justify="left" if column in words else "right")
+    for row in result["kernels"]:
+        by = "torch" if row["library"] == "torch" else "pruneaug"
+        cells: list[Text | str] = [by, row["pattern"], row["variant"], f"{row['sparsity']:g}"]
+        if row["error"] is not None:
+            cells += ["failed", "", "", "", "", Text(row["error"][-200:])]
+        else:
+            cells += [f"{row[key]:.1f}" for key in ("latency_us", "p10_us", "p90_us")]
+            cells += [f"{row['gflops']:.0f}", f"{row['peak_share']:.0%}", f"{row['max_relative_error']:.1e}"]
+        tables[row["op"]].add_row(*cells)
+    lines = [f"{result['platform']}, {_threads(result)}, peak {result['peak_gflops']:.0f} GFLOP/s"]
+    lines += [f"skipped: {row['op']} {row['pattern']}: {row['reason']}" for row in result["skipped"]]
+    return Group(*tables.values(), Text("\n".join([*lines, *_warnings(result)])))
+
+
+def _times_table(title: str, key: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The rows by their `key`, fastest first, failures last."""
+    table = Table(title=Text(title), title_justify="left")
+    for column in (key, "median ms", "p10", "p90", "runs", "relative error"):
+        table.add_column(column, justify="left" if column == key else "right")
+    for row in sorted(rows, key=lambda row: (row["error"] is not None, row["latency_ms"] or 0.0)):
+        if row["error"] is not None:
+            table.add_row(row[key], "failed", "", "", "", Text(row["error"][-200:]))
+            continue
+        numbers = (f"{row[name]:.3f}" for name in ("latency_ms", "p10", "p90"))
+        wrong = row["max_relative_error"]
+        table.add_row(row[key], *numbers, str(row["runs"]), "not finite" if wrong is None else f"{wrong:.1e}")
+    return table
+
+
+def _threads(result: Mapping[str, Any]) -> str:
+    return f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+
+
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    return [f"warning: {text}" for text in result["warnings"]]
 
 
 def _ms(value: float | None) -> str:

@@ -1,120 +1,129 @@
-# mypy: disable-error-code="untyped-decorator, no-untyped-def"
-# The TVMScript decorator is untyped, and it reads the annotations of what it decorates as its own language.
 """The CPU kernel: a block-sparse matrix times a dense one, generated as TVM TIR.
 
-    Y[r, p] = clamp(bias[r] + sum over the kept columns c of row group r // height of W[r, c] * X[offset(c) + p])
+    Y[r, p] = clamp(f(bias[r] + sum over the kept columns c of row group r // height of W[r, c] * X[offset(c) + p]
+                      + residual[r, p]))
 
 The weight matrix is packed in groups of `height` rows: for every group, the columns that any of its rows needs (see
 `pruneaug.sparsity.packing`). So one compiled kernel serves every pattern, shape and sparsity; a pattern decides only
-how many columns a group keeps. `p` runs over flat positions, contiguous in X and Y: output pixels of a convolution,
-tokens of a linear layer. The accumulators of a tile, height x vectors registers of `lanes` float32 values, never leave
-the register file.
+how many columns a group keeps. `p` runs over the positions of an image, contiguous in X and Y (see
+`pruneaug.kernels.planes`): output pixels of a convolution, tokens of a linear layer. The accumulators of a tile,
+height x vectors registers of `lanes` float32 values, never leave the register file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
 
+from pruneaug.kernels.functions import apply
+from pruneaug.kernels.tiles import Tile
+from pruneaug.kernels.vectors import clip, constant, fill, load, prim_func, store
 
-def spmm(height: int, vectors: int, lanes: int) -> Any:
-    """TIR of the kernel for tiles of `height` rows x (`vectors` * `lanes`) positions.
+_ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32", "float32"]
 
-    Arguments of the compiled function, in order: x float32 [x_len]; weight float32 [columns * height]; offset int32
-    [columns]; indptr int32 [row_groups + 1]; bias float32 [row_groups * height]; split int32 [splits + 1], the row
-    groups at which the work is divided; y float32 [batch * row_groups * height * y_row_stride]; then int32 batch,
-    positions, x_batch_stride, y_row_stride, and float32 low, high. A row of y must hold max(positions, tile) values,
-    and so must what x has behind every offset. The last tile is moved back to end at `positions`, so it recomputes
-    rather than overruns.
+
+@cache
+def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, residual: bool, border: bool) -> Any:
+    """TIR of the kernel for tiles of `height` rows x (`vectors` * `lanes`) positions; the last tile of an image has
+    `tail` * `lanes` positions, if that is not 0.
+
+    Arguments of the compiled function, in order:
+        x float32 [x_len]; residual float32, laid out as y (not read unless `residual`);
+        weight float32 [columns * height]; offset int32 [columns]; indptr int32 [row_groups + 1];
+        bias float32 [row_groups * height]; split int32 [splits + 1], the row groups at which the work is divided;
+        bounds float32 [2], the clamp; sizes int32 [7]: images, positions of an image (whole tiles and the tail),
+        x_image_stride, y_image_stride, y_channel_stride, y_lead, splits;
+        inside float32 [positions], 0 where a position lies between two rows, else 1 (not read unless `border`);
+        y float32 [at least row_groups * height * y_channel_stride].
+
+    With `border` all of an image but its values is zero in y.
     """
     tile = vectors * lanes
-    # Row o * by_row + n * by_vector and vector o * by_vector + n * by_row of a tile meet in accumulator (o, n). What
-    # the inner loop goes over stays in registers beside the accumulators: so it is the fewer, rows or vectors.
-    by_row, by_vector = (1, 0) if height >= vectors else (0, 1)
-    outer, inner = max(height, vectors), min(height, vectors)
 
-    @T.prim_func(s_tir=True)
-    def kernel(
-        x: T.handle,
-        weight: T.handle,
-        offset: T.handle,
-        indptr: T.handle,
-        bias: T.handle,
-        split: T.handle,
-        y: T.handle,
-        batch: T.int32,
-        positions: T.int32,
-        x_batch_stride: T.int32,
-        y_row_stride: T.int32,
-        low: T.float32,
-        high: T.float32,
-    ):
-        T.func_attr({"global_symbol": "main", "tirx.noalias": True})
-        x_len = T.int32()
-        w_len = T.int32()
-        columns = T.int32()
-        groups_plus_1 = T.int32()
-        rows = T.int32()
-        splits_plus_1 = T.int32()
-        y_len = T.int32()
-        X = T.match_buffer(x, (x_len,), "float32")
-        W = T.match_buffer(weight, (w_len,), "float32")
-        Offset = T.match_buffer(offset, (columns,), "int32")
-        Indptr = T.match_buffer(indptr, (groups_plus_1,), "int32")
-        Bias = T.match_buffer(bias, (rows,), "float32")
-        Split = T.match_buffer(split, (splits_plus_1,), "int32")
-        Y = T.match_buffer(y, (y_len,), "float32")
-        for task in T.parallel(batch * T.ceildiv(positions, tile) * (splits_plus_1 - 1)):
-            with T.sblock("task"):
+    def body(
+        x: Any, r: Any, weight: Any, offset: Any, indptr: Any, bias: Any, split: Any, bounds: Any, sizes: Any,
+        inside: Any, y: Any,
+    ) -> None:  # fmt: skip
+        images, positions, x_image, y_image, y_channel, lead, splits = (sizes[i] for i in range(7))
+
+        def row_group(group: Any, image: Any, start: Any, width: int) -> None:
+            """The rows of one group at `width` vectors of positions from `start`."""
+            first, stride = T.bind(indptr[group]), T.bind(y_channel)
+            x_base, y_base = T.bind(image * x_image + start), T.bind(image * y_image + lead + start)
+            acc = Tile(height, width, lanes)
+            for row in range(height):
+                for vector in range(width):
+                    acc[row, vector] = T.broadcast(bias[group * height + row], lanes)
+            with T.serial(indptr[group + 1] - first) as c:
+                column = T.bind(first + c)
+                source = T.bind(x_base + offset[column])
+                _multiply_add(
+                    acc,
+                    lambda row: weight[column * height + row],
+                    lambda vector: load(x, source + vector * lanes, lanes),
+                )
+            for row in range(height):
+                out = T.bind((group * height + row) * stride + y_base)
+                for vector in range(width):
+                    value = acc[row, vector]
+                    if residual:
+                        value = value + load(r, out + vector * lanes, lanes)
+                    if activation != "none":
+                        value = apply(activation, value, lanes)
+                    value = clip(value, bounds, lanes)
+                    if border:
+                        kept = load(inside, start + vector * lanes, lanes) > constant(0.0, lanes)
+                        value = T.Select(kept, value, constant(0.0, lanes))
+                    store(y, out + vector * lanes, value, lanes)
+            if border:
+                with T.If(start == 0), T.Then(), T.serial(height) as row:
+                    base = T.bind((group * height + row) * stride + image * y_image)
+                    fill(y, base, lead // lanes, lanes)
+                    # Behind the last image, up to the next channel.
+                    end = T.Select(image == images - 1, stride - image * y_image, y_image)
+                    fill(y, base + lead + positions, (end - lead - positions) // lanes, lanes)
+
+        def row_groups(part: Any, image: Any, start: Any, width: int) -> None:
+            with T.serial(split[part + 1] - split[part]) as g, T.sblock("group"):
                 T.reads()
                 T.writes()
-                part = task % (splits_plus_1 - 1)
-                image = task // (splits_plus_1 - 1) // T.ceildiv(positions, tile)
-                start = T.max(
-                    T.min(task // (splits_plus_1 - 1) % T.ceildiv(positions, tile) * tile, positions - tile), 0
-                )
-                x_base = image * x_batch_stride + start
-                for g in T.serial(Split[part + 1] - Split[part]):
-                    with T.sblock("group"):
-                        T.reads()
-                        T.writes()
-                        r = Split[part] + g
-                        acc = T.sblock_alloc_buffer((height * vectors * lanes,), "float32", scope="local")
-                        for o in T.unroll(outer):
-                            for n in T.unroll(inner):
-                                acc[T.ramp((o * inner + n) * lanes, 1, lanes)] = T.broadcast(
-                                    Bias[r * height + o * by_row + n * by_vector], lanes
-                                )
-                        for c in T.serial(Indptr[r + 1] - Indptr[r]):
-                            for o in T.unroll(outer):
-                                for n in T.unroll(inner):
-                                    acc[T.ramp((o * inner + n) * lanes, 1, lanes)] = (
-                                        acc[T.ramp((o * inner + n) * lanes, 1, lanes)]
-                                        + T.broadcast(W[(Indptr[r] + c) * height + o * by_row + n * by_vector], lanes)
-                                        * X[
-                                            T.ramp(
-                                                x_base + Offset[Indptr[r] + c] + (o * by_vector + n * by_row) * lanes,
-                                                1,
-                                                lanes,
-                                            )
-                                        ]
-                                    )
-                        for o in T.unroll(outer):
-                            for n in T.unroll(inner):
-                                # The order of the arguments keeps NaN: max(low, NaN) is NaN, max(NaN, low) is low.
-                                Y[
-                                    T.ramp(
-                                        ((image * (groups_plus_1 - 1) + r) * height + o * by_row + n * by_vector)
-                                        * y_row_stride
-                                        + start
-                                        + (o * by_vector + n * by_row) * lanes,
-                                        1,
-                                        lanes,
-                                    )
-                                ] = T.min(
-                                    T.broadcast(high, lanes),
-                                    T.max(T.broadcast(low, lanes), acc[T.ramp((o * inner + n) * lanes, 1, lanes)]),
-                                )
+                row_group(T.bind(split[part] + g), image, start, width)
 
-    return kernel
+        # Parts are the outermost: where they are as many as threads, each has its own weights, and as much to do.
+        whole = positions // tile
+        tiles = whole + (1 if tail else 0)
+        with T.parallel(splits * images * tiles) as task, T.sblock("task"):
+            T.reads()
+            T.writes()
+            part = T.bind(task // (images * tiles))
+            image = T.bind(task // tiles % images)
+            index = T.bind(task % tiles)
+            start = T.bind(index * tile)
+            if not tail:
+                row_groups(part, image, start, vectors)
+            else:
+                with T.If(index < whole):
+                    with T.Then():
+                        row_groups(part, image, start, vectors)
+                    with T.Else():
+                        row_groups(part, image, start, tail)
+
+    return prim_func(_ARRAYS, body)
+
+
+def _multiply_add(acc: Tile, left: Callable[[int], Any], right: Callable[[int], Any]) -> None:
+    """acc[row, vector] += left(row) * right(vector), a scalar times a vector.
+
+    Rows or vectors, whichever are fewer, stay in registers beside the accumulators; the others come one by one.
+    """
+    if acc.height >= acc.vectors:
+        acc.multiply_add(left, right, acc.height)
+        return
+    scalars = [T.bind(T.broadcast(left(row), acc.lanes)) for row in range(acc.height)]
+    for vector in range(acc.vectors):
+        values = T.bind(right(vector))
+        for row, scalar in enumerate(scalars):
+            acc[row, vector] = acc[row, vector] + scalar * values

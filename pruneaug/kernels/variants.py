@@ -6,17 +6,22 @@ import re
 from dataclasses import dataclass
 
 from pruneaug.errors import InputError
-from pruneaug.network.ops import LinearOp, Op
+from pruneaug.kernels.layouts import Layouts
+from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _HEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16)
-_MOST_VECTORS = 12
+_MOST_VECTORS = 13
+_GOOD_HEIGHT = 4  # rows that read a vector of X often enough
 _FMA_CHAINS = 8  # latency of a multiply-add times the multiply-adds per cycle, on current x86 and ARM cores
 _NAME = re.compile(r"h([1-9]\d*)v([1-9]\d*)s([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Tiles of `height` rows x `vectors` registers; the row groups are divided into `splits` tasks of alike work."""
+    """Tiles of `height` rows x `vectors` registers; the row groups are divided into `splits` tasks of alike work.
+
+    For a linear layer of one token a group's rows are the lanes of registers, and `vectors` is 1.
+    """
 
     height: int
     vectors: int
@@ -34,59 +39,99 @@ def parse_variant(name: str) -> Variant:
     return Variant(*map(int, match.groups()))
 
 
-def positions(op: Op) -> int:
-    """Flat positions that the kernel computes for one image, the columns of padding between rows included."""
-    if isinstance(op, LinearOp):
-        return op.tokens
-    rows, cols = op.out_size
-    return (rows - 1) * phase_size(op)[1] + cols
-
-
-def phase_size(op: Op) -> tuple[int, int]:
-    """(rows, cols) of one zero-padded phase image of a convolution's input."""
-    assert not isinstance(op, LinearOp)
-    top, left, bottom, right = op.padding
-    out_rows, out_cols = op.out_size
-    reach_y, reach_x = (op.dilation[0] * (op.kernel[0] - 1), op.dilation[1] * (op.kernel[1] - 1))
-    rows = max(-(-(op.height + top + bottom) // op.stride[0]), out_rows + reach_y // op.stride[0])
-    cols = max(-(-(op.width + left + right) // op.stride[1]), out_cols + reach_x // op.stride[1])
-    return rows, cols
-
-
 def candidates(
     op: Op, block_rows: int, sparsity: float, *, lanes: int, registers: int, threads: int, most: int = 3
 ) -> list[Variant]:
     """The `most` variants with the least estimated cost, for a pattern with blocks of `block_rows` rows.
 
-    The estimate counts issue slots: computed positions, columns that a tall group keeps for only some of its rows,
-    loads beside multiply-adds, too few independent accumulators, and idle threads. It only shortens the list; the time
-    decides.
+    The estimate only shortens the list; the time decides.
     """
-    batch = 1 if isinstance(op, LinearOp) else op.batch
-    pixels = positions(op)
     rows = op.matrix_shape[0]
-    best: dict[tuple[int, int], tuple[float, Variant]] = {}  # the best number of splits for each height and width
-    for height in _HEIGHTS:
-        if height > rows or (block_rows % height and height % block_rows and sparsity > 0):
+    group_rows = rows // op.groups if isinstance(op, Conv2dOp) else rows
+    heights = [
+        height
+        for height in _HEIGHTS
+        if height <= rows and (sparsity == 0 or block_rows % height == 0 or height % block_rows == 0)
+    ]
+    # Whole groups waste nothing, and only they can read a residual. A prime number of rows has none worth having.
+    whole = [height for height in heights if group_rows % height == 0]
+    if group_rows < rows or max(whole) >= _GOOD_HEIGHT or max(whole) == max(heights):
+        heights = whole
+    if isinstance(op, LinearOp) and op.tokens == 1:
+        ranked = _vector_variants(rows, [*heights, 32, 64], block_rows, sparsity, lanes, threads)
+    else:
+        ranked = _tile_variants(op, heights, block_rows, sparsity, lanes, registers, threads)
+    return ranked[:most]
+
+
+def _fill(height: int, block_rows: int, sparsity: float) -> float:
+    """Columns that a row group computes for each one that its average row keeps: a tall group joins several blocks."""
+    span = max(1, height // block_rows)
+    return (1 - sparsity**span) / (1 - sparsity) if sparsity < 1 else 1.0
+
+
+def _vector_variants(
+    rows: int, heights: list[int], block_rows: int, sparsity: float, lanes: int, threads: int
+) -> list[Variant]:
+    """For one token: the weights' bytes, their column numbers, and the lanes that a short group leaves empty."""
+    costs: dict[Variant, float] = {}
+    for height in heights:
+        is_power = height & (height - 1) == 0
+        if rows % height or not is_power or (sparsity > 0 and max(height, block_rows) % min(height, block_rows)):
             continue
+        for splits in (threads, 4 * threads):
+            if splits <= -(-rows // height):
+                work = 1 + (1 + max(0, lanes - height) / 8) / height
+                costs[Variant(height, 1, splits)] = _fill(height, block_rows, sparsity) * work
+    return sorted(costs, key=lambda variant: costs[variant]) or [Variant(1, 1, 1)]
+
+
+def _tile_variants(
+    op: Op, heights: list[int], block_rows: int, sparsity: float, lanes: int, registers: int, threads: int
+) -> list[Variant]:
+    """Cycles of the busiest thread: multiply-adds, columns that a tall group keeps for only some of its rows, loads
+    beside them, and too few independent accumulators."""
+    rows = op.matrix_shape[0]
+    images, positions = _positions(op, lanes)
+    row_vectors = positions // lanes
+    aligned = isinstance(op, LinearOp) or op.kernel == (1, 1)
+    best: dict[tuple[int, int], tuple[float, Variant]] = {}  # the best number of splits for each height and width
+    for height in heights:
         groups = -(-rows // height)
         for vectors in range(1, _MOST_VECTORS + 1):
-            if height * vectors + min(height, vectors) + 1 > registers or (vectors - 1) * lanes >= pixels:
+            if height * vectors + min(height, vectors) + 1 > registers or vectors > row_vectors:
                 break
-            tiles = -(-pixels // (vectors * lanes))
-            waste = tiles * vectors * lanes / pixels * (groups * height / rows)
-            span = max(1, height // block_rows)
-            fill = (1 - sparsity**span) / (1 - sparsity) if sparsity < 1 else 1.0
-            # A row of X starts anywhere, so most of its loads touch two cache lines.
-            loads = (height + 2 * vectors) / (height * vectors)
-            chains = max(1.0, _FMA_CHAINS / (height * vectors))
+            whole, tail = divmod(row_vectors, vectors)
+            tiles = [_work(height, width, aligned) for width in [vectors] * whole + [tail] * (tail > 0)]
             for splits in {1, threads, 2 * threads}:
-                tasks = batch * tiles * splits
-                if splits > groups or (splits > threads and tasks > 4 * threads):
+                if splits > groups or (splits > threads and images * len(tiles) * splits > 4 * threads):
                     continue
-                idle = -(-tasks // threads) * threads / tasks
-                cost = waste * fill * idle * (max(1.0, loads) * chains + 0.5 * loads) * (1 + 0.001 * splits)
+                cost = groups * height / rows * _fill(height, block_rows, sparsity) * (1 + 0.001 * splits)
+                cost *= _longest(tiles * images, splits, threads)
                 if cost < best.get((height, vectors), (float("inf"),))[0]:
                     best[height, vectors] = cost, Variant(height, vectors, splits)
-    ranked = sorted(best.values(), key=lambda item: item[0])
-    return [variant for _, variant in ranked[:most]]
+    return [variant for _, variant in sorted(best.values(), key=lambda item: item[0])]
+
+
+def _work(height: int, vectors: int, aligned: bool) -> float:
+    """Cycles for one row and column of a tile: multiply-adds, or what keeps them waiting."""
+    # A row of X that a convolution reads starts anywhere, so most of its loads touch two cache lines.
+    loads = (height + (1 if aligned else 2) * vectors) / height
+    chains = max(1.0, _FMA_CHAINS / (height * vectors))
+    return max(vectors * chains, loads) + 0.5 * loads
+
+
+def _longest(tiles: list[float], splits: int, threads: int) -> float:
+    """Work of the thread that has the most, where tasks are dealt out in runs of equal number."""
+    tasks = [work / splits for _ in range(splits) for work in tiles]
+    count = len(tasks)
+    run = -(-count // threads)
+    return max(sum(tasks[first : first + run]) for first in range(0, count, run))
+
+
+def _positions(op: Op, lanes: int) -> tuple[int, int]:
+    """Images, and the positions that a kernel computes for each, whole vectors."""
+    if isinstance(op, LinearOp):
+        return 1, -(-op.tokens // lanes) * lanes
+    planes = Layouts([op], lanes).output(op)
+    return op.batch, -(-planes.positions // lanes) * lanes

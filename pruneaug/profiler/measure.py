@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from pruneaug.errors import MeasurementError
 from pruneaug.kernels.build import Builder, CpuTarget
-from pruneaug.kernels.layers import bind
+from pruneaug.kernels.layers import LayerKernel
+from pruneaug.kernels.products import Weights
 from pruneaug.kernels.variants import Variant, candidates
 from pruneaug.latency.records import LatencyRecord, error_record
 from pruneaug.network.ops import LinearOp, Op
@@ -29,7 +30,7 @@ _LARGEST_ERROR = 1e-4  # float32 products of these lengths stay below 1e-5; a wr
 _MOST_VARIANTS = 3
 _LARGE_MATRIX = 4_000_000  # weights; masks of larger ones cost seconds, and vary less
 
-Call = Callable[[], torch.Tensor]
+Call = Callable[[], object]
 
 
 class Measurer:
@@ -131,10 +132,12 @@ class _OpBench:
         return expand_blocks(keep_largest(self._scores[block, seed], sparsity), block, self._shape)
 
     def sparse(self, mask: torch.Tensor, variant: Variant) -> tuple[Call, float]:
-        """A call of our kernel as a network would make it, and its relative error."""
-        kernel = bind(self._op, self._matrix, mask, self._bias, variant, self._builder)
-        error = self._reference.relative_error(kernel(self._x), self._matrix * mask, self._bias)
-        return lambda: kernel(self._x), error
+        """A call of our kernel as a network makes it, from planes to planes, and its relative error."""
+        kernel = LayerKernel(self._op, Weights(self._matrix, mask, self._bias), variant, self._builder)
+        x = kernel.prepare(self._x)
+        kernel(x)
+        error = self._reference.relative_error(kernel.result(), self._matrix * mask, self._bias)
+        return lambda: kernel(x), error
 
     def dense_torch(self) -> tuple[Call, float]:
         """A call of PyTorch's own operator, and its relative error."""

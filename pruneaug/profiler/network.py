@@ -30,6 +30,7 @@ from pruneaug.profiler.network_worker import tensors_of
 from pruneaug.profiler.process import worker_environment
 from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
+ROUNDS = 8
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _TURN_S = 600.0  # three calls to warm up and three timed ones, of a network that takes a minute and more
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
@@ -40,7 +41,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network in a runtime: "torch", "torch-compile", or any other name for our own with these plans and masks."""
+    """A network in a runtime of `RUNTIMES`, or by any other name in our own, with these plans and masks."""
 
     runtime: str
     program: ExportedProgram
@@ -69,7 +70,7 @@ def time_networks(
     subjects: Sequence[Subject],
     platform: Platform,
     *,
-    rounds: int = 8,
+    rounds: int = ROUNDS,
     turn_s: float = 0.25,
     progress: Progress | None = None,
 ) -> tuple[NetworkTime, ...]:
@@ -80,6 +81,7 @@ def time_networks(
     """
     with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, ExitStack() as stack:
         processes: dict[int, LineProcess] = {}
+        programs: dict[int, dict[str, str]] = {}  # subjects of the same program share its files
         errors: dict[int, str] = {}
         accuracy: dict[int, float] = {}
         times: dict[int, list[float]] = {index: [] for index in range(len(subjects))}
@@ -88,7 +90,11 @@ def time_networks(
                 progress(index, len(subjects) + rounds, f"compiling for {subject.runtime}")
             process = stack.enter_context(_start(platform))
             try:
-                process.send(_setup(subject, platform, Path(folder) / str(index)))
+                key = id(subject.program)
+                if key not in programs:
+                    programs[key] = _store(subject.program, Path(folder) / str(len(programs)))
+                masks = Path(folder) / f"masks{index}.safetensors"
+                process.send(programs[key] | _setup(subject, platform, masks))
                 accuracy[index] = float(json.loads(process.read(_START_S))["max_relative_error"])
             except ProcessEnded as error:
                 errors[index] = f"its process {error}"
@@ -124,31 +130,36 @@ def _start(platform: Platform) -> LineProcess:
     return LineProcess(command, worker_environment(platform.threads))
 
 
-def _setup(subject: Subject, platform: Platform, folder: Path) -> dict[str, Any]:
-    """Write what the process needs into `folder` and say where it is."""
-    program = io.BytesIO()  # torch's own writer aborts the whole process where the disk is full
-    torch.export.save(subject.program, program)
-    inputs, _ = subject.program.example_inputs
+def _store(program: ExportedProgram, folder: Path) -> dict[str, str]:
+    """Write the program, and what it computes on its example inputs, into a new `folder`, and say where they are."""
+    data = io.BytesIO()  # torch's own writer aborts the whole process where the disk is full
+    torch.export.save(program, data)
+    inputs, _ = program.example_inputs
     with torch.inference_mode():
-        output = subject.program.module(check_guards=False)(*inputs)
-    expected = tensors_of(output)
-    files = {
-        "program.pt2": program.getvalue(),
-        "expected.safetensors": save({str(i): y.contiguous().clone() for i, y in enumerate(expected)}),
-        "masks.safetensors": save({name: mask.contiguous() for name, mask in subject.masks.items()}),
-    }
+        output = program.module(check_guards=False)(*inputs)
+    expected = {str(i): y.contiguous().clone() for i, y in enumerate(tensors_of(output))}
     with storage_errors(folder):
         folder.mkdir()
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
+        (folder / "program.pt2").write_bytes(data.getbuffer())
+        (folder / "expected.safetensors").write_bytes(save(expected))
+    return {
+        "program": str(folder / "program.pt2"),
+        "expected": str(folder / "expected.safetensors"),
+        "output_module": type(output).__module__,
+    }
+
+
+def _setup(subject: Subject, platform: Platform, masks: Path) -> dict[str, Any]:
+    """What else the process needs to know; its masks are written to the file `masks`."""
+    if subject.masks:
+        data = save({name: mask.contiguous() for name, mask in subject.masks.items()})
+        with storage_errors(masks):
+            masks.write_bytes(data)
     layers = () if subject.network is None else subject.network.layers
     return {
         "runtime": subject.runtime,
         "threads": platform.threads,
-        "output_module": type(output).__module__,
-        "program": str(folder / "program.pt2"),
-        "expected": str(folder / "expected.safetensors"),
-        "masks": str(folder / "masks.safetensors") if subject.masks else None,
+        "masks": str(masks) if subject.masks else None,
         "layers": [
             {"name": layer.name, "op": layer.op.key, **plan_to_json(subject.plans.get(layer.name, LayerPlan()))}
             for layer in layers

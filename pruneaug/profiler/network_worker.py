@@ -13,10 +13,13 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from pruneaug.profiler.runtimes import RUNTIMES, Call, torch_call
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 
 _WARM_UP = 3  # calls at the start of every turn: wake the threads, fill the caches
@@ -39,52 +42,38 @@ def main() -> None:
             say({"times_us": _turn_us(call, turn["seconds"], turn["least"])})
 
 
-def make_call(setup: Mapping[str, Any]) -> Callable[[], Any]:
+def make_call(setup: Mapping[str, Any]) -> Call:
     """The network of `setup["program"]` in the runtime `setup["runtime"]`, ready to run on its example inputs."""
     with contextlib.suppress(ImportError):
         # A class of outputs must be known before a program that returns it can be read.
         importlib.import_module(setup["output_module"])
     program = torch.export.load(setup["program"])
-    inputs, _ = program.example_inputs
-    runtime = setup["runtime"]
-    if runtime in ("torch", "torch-compile"):
-        network: Any = program.module(check_guards=False)
-        if runtime == "torch-compile":
-            import torch._inductor.config as inductor
-
-            inductor.freezing = True  # weights are constants, as for every other runtime
-            network = torch.compile(network)
-    else:
-        network = _compiled(program, setup)
-
-    def call() -> Any:
-        with torch.inference_mode():
-            return network(*inputs)
-
-    with torch.no_grad():  # the compiler's freezing does not work in inference mode
-        network(*inputs)
-    return call
+    if peer := RUNTIMES.get(setup["runtime"]):
+        return peer.make(program, setup["threads"], Path(setup["program"]).parent)
+    return torch_call(_compiled(program, setup), program)
 
 
-def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -> Any:
+def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -> Callable[..., Any]:
+    """The network as pruneaug compiles it."""
     from safetensors.torch import load_file
 
-    from pruneaug.kernels.build import Builder, CpuTarget
+    from pruneaug.kernels.build import CpuTarget
     from pruneaug.network.layers import Layer, Network
     from pruneaug.network.ops import parse_op
-    from pruneaug.runtime.network import compile_network
+    from pruneaug.runtime.compiler import compile_network
     from pruneaug.runtime.plan import plan_from_json
 
     layers = tuple(Layer(layer["name"], parse_op(layer["op"])) for layer in setup["layers"])
     plans = {layer["name"]: plan_from_json(layer) for layer in setup["layers"]}
     masks = {name: mask.bool() for name, mask in load_file(setup["masks"]).items()} if setup["masks"] else {}
-    return compile_network(program, Network(layers), masks, plans, Builder(CpuTarget(**setup["target"])))
+    return compile_network(program, Network(layers), masks, plans, CpuTarget(**setup["target"]))
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:
-    """The floating-point tensors in what a network returned."""
+    """The floating-point tensors, or arrays, in what a network returned."""
     leaves = torch.utils._pytree.tree_leaves(output)
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    tensors = (torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves)
+    return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()]
 
 
 def _relative_error(output: Any, expected_path: str) -> float:
@@ -99,7 +88,7 @@ def _relative_error(output: Any, expected_path: str) -> float:
     return float((difference / max(1e-60, sum(float(y.double().square().sum()) for y in expected.values()))) ** 0.5)
 
 
-def _turn_us(call: Callable[[], Any], seconds: float, least: int) -> list[float]:
+def _turn_us(call: Call, seconds: float, least: int) -> list[float]:
     for _ in range(_WARM_UP):
         call()
     times: list[float] = []

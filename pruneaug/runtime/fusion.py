@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pruneaug.kernels.layers import NO_CLAMP, RELU, Clamp
+from pruneaug.kernels.products import NO_CLAMP, RELU, Clamp
 from pruneaug.runtime.graph import LayerCall, constant, layer_calls
 
 _aten = torch.ops.aten
@@ -20,8 +20,8 @@ _BOUNDS: dict[str, tuple[Clamp, tuple[int, ...]]] = {
     "clamp_min": (NO_CLAMP, (0,)),
     "clamp_max": (NO_CLAMP, (1,)),
 }
-_CLAMPS: dict[Any, tuple[Clamp, tuple[int, ...]]] = {
-    getattr(_aten, name + suffix).default: bounds for name, bounds in _BOUNDS.items() for suffix in ("", "_")
+CLAMPS: dict[Any, tuple[Clamp, tuple[int, ...]]] = {
+    getattr(_aten, name).default: bounds for name, bounds in _BOUNDS.items()
 }
 
 
@@ -50,20 +50,17 @@ def fold_batchnorms(graph: fx.GraphModule) -> int:
     return folded
 
 
-def take_clamp(graph: fx.GraphModule, node: fx.Node) -> Clamp:
-    """Remove the ReLU or clamp that alone reads `node` and return its bounds; no clamp if there is none."""
-    user = next(iter(node.users), None)
-    if user is None or len(node.users) > 1 or user.target not in _CLAMPS or user.kwargs:
-        return NO_CLAMP
-    defaults, indices = _CLAMPS[user.target]
+def clamp_bounds(node: fx.Node) -> Clamp | None:
+    """The bounds of a ReLU or clamp to numbers; None for any other operator."""
+    if node.target not in CLAMPS or node.kwargs:
+        return None
+    defaults, indices = CLAMPS[node.target]
     bounds = list(defaults)
-    for index, value in zip(indices, user.args[1:]):
+    for index, value in zip(indices, node.args[1:]):
         if value is not None:
             if not isinstance(value, int | float):
-                return NO_CLAMP
+                return None
             bounds[index] = float(value)
-    user.replace_all_uses_with(node)
-    graph.graph.erase_node(user)
     return bounds[0], bounds[1]
 
 

@@ -60,23 +60,30 @@ def program_graph(program: ExportedProgram) -> fx.GraphModule:
 def layer_calls(graph: fx.GraphModule) -> Iterator[LayerCall]:
     """Every call of a linear layer or convolution whose weight is a parameter, in the order of execution."""
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or node.target not in _PRODUCTS:
-            continue
-        weight = node.args[1]
-        if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
-            continue
-        bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-        if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
-            continue
-        # A weight that was replaced leaves the layer's name behind.
-        name = node.meta["layer"] if "layer" in node.meta else _owner(str(weight.target))
-        yield LayerCall(
-            node,
-            name,
-            constant(graph, weight),
-            None if bias is None else constant(graph, bias),
-            tuple(node.args[0].meta["val"].shape),
-        )
+        call = layer_call(graph, node)
+        if call is not None:
+            yield call
+
+
+def layer_call(graph: fx.GraphModule, node: fx.Node) -> LayerCall | None:
+    """The node as a call of a linear layer or convolution whose weight is a parameter; None if it is none."""
+    if node.op != "call_function" or node.target not in _PRODUCTS:
+        return None
+    weight = node.args[1]
+    if not (isinstance(weight, fx.Node) and weight.op == "get_attr"):
+        return None
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
+        return None
+    # A weight that was replaced leaves the layer's name behind.
+    name = node.meta["layer"] if "layer" in node.meta else _owner(str(weight.target))
+    return LayerCall(
+        node,
+        name,
+        constant(graph, weight),
+        None if bias is None else constant(graph, bias),
+        tuple(node.args[0].meta["val"].shape),  # type: ignore[union-attr]
+    )
 
 
 def constant(graph: fx.GraphModule, node: Any) -> torch.Tensor:

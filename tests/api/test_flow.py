@@ -378,7 +378,7 @@ def test_the_whole_job_runs_on_this_machine_measured_by_the_real_measurer(tmp_pa
     exported = pruneaug.run(job)
     report = exported.report
     assert report["dense"]["latency_ms_measured"] > 0
-    assert {row["runtime"] for row in report["baselines"]} == {"torch", "torch-compile", OWN_DENSE}
+    assert {row["runtime"] for row in report["baselines"]} >= {"torch", "torch-compile", OWN_DENSE}
     assert all(row["error"] is None and row["max_relative_error"] < 1e-4 for row in report["baselines"])
     assert outcome(report) in ("pays", "stay dense")
     assert all(record.error is None for record in store_of(tmp_path).load())

@@ -200,7 +200,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_and_exported_again(toy_at, sp
 
 def test_an_unknown_runtime_is_named_before_anything_is_measured(tmp_path):
     line = fail("bench", tmp_path / "none", "--against", "torch,onnx")
-    assert "must name runtimes of torch, torch-compile, but got onnx" in line
+    assert "must name runtimes of torch, torch-compile, onnxruntime, openvino, but got onnx" in line
 
 
 def test_an_export_before_the_search_says_to_search(toy_at):

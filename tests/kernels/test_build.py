@@ -2,11 +2,21 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from pruneaug.errors import CompileError, InputError
-from pruneaug.kernels.build import Builder, CpuTarget, compile_kernel
+from pruneaug.kernels import build
+from pruneaug.kernels.build import Builder, CpuTarget, compile_function
+from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.copies import phase_copy, to_plain_image, to_plain_tokens, tokens_from_plain
+from pruneaug.kernels.elementwise import binary
+from pruneaug.kernels.gemv import gemv
+from pruneaug.kernels.planes import image_planes, token_planes
+from pruneaug.kernels.spmm import spmm
 
 TARGETS = {
     "avx512": CpuTarget(16, 32, 2, "skylake-avx512", "x86_64-linux-gnu"),
@@ -18,7 +28,7 @@ PRODUCTS = {
     "avx2": r"vfmadd\d+ps\s.*%ymm",
     "neon": r"fmla\s+v\d+\.4s",
 }
-STACK = r"\(%r[bs]p.*%[xyz]mm|%[xyz]mm.*\(%r[bs]p|\bq\d+.*\[(sp|x29)"  # a vector register to or from the stack
+STACK = r"\(%rsp.*%[xyz]mm|%[xyz]mm.*\(%rsp|\(%rbp\).*%[xyz]mm|%[xyz]mm.*\(%rbp\)|\bq\d+.*\[(sp|x29)"  # a vector register to or from the stack
 TILES = {
     "avx512": [(1, 12), (2, 12), (4, 6), (8, 3), (14, 2), (16, 1)],
     "avx2": [(1, 12), (2, 6), (3, 4), (8, 1), (14, 1)],
@@ -38,44 +48,88 @@ def count(pattern, lines):
     return sum(bool(re.search(pattern, line)) for line in lines)
 
 
+def assembly_of(isa, function):
+    return compile_function(TARGETS[isa], "kernel", function).mod.inspect_source("s")
+
+
+def inner_loops(isa, function):
+    """The basic blocks that multiply and add."""
+    return [block for block in basic_blocks(assembly_of(isa, function)) if count(PRODUCTS[isa], block)]
+
+
 @pytest.mark.parametrize(("isa", "tile"), [(isa, tile) for isa in TILES for tile in TILES[isa]])
 def test_the_inner_loop_is_one_vector_instruction_a_product_and_spills_nothing(isa, tile):
     height, vectors = tile
-    assembly = compile_kernel(TARGETS[isa], "spmm", height, vectors, TARGETS[isa].lanes).mod.inspect_source("s")
-    (loop,) = [block for block in basic_blocks(assembly) if count(PRODUCTS[isa], block)]
+    (loop,) = inner_loops(isa, spmm(height, vectors, 0, TARGETS[isa].lanes, "none", False, True))
     assert count(PRODUCTS[isa], loop) == height * vectors
     assert count(STACK, loop) == 0
 
 
 @pytest.mark.parametrize("isa", TARGETS)
-@pytest.mark.parametrize(("name", "argument"), [("pad_phases", 1), ("pad_phases", 2), ("transpose", 16)])
-def test_the_layout_kernels_compile_for_every_machine(isa, name, argument):
-    assert "ret" in compile_kernel(TARGETS[isa], name, argument).mod.inspect_source("s")
+@pytest.mark.parametrize("height", [8, 16, 64])
+def test_the_inner_loop_of_a_single_token_keeps_its_sums_in_registers(isa, height):
+    lanes = TARGETS[isa].lanes
+    loops = inner_loops(isa, gemv(height, lanes, "none", False))
+    assert max(count(PRODUCTS[isa], loop) for loop in loops) >= max(1, height // lanes)
+    assert all(count(STACK, loop) == 0 for loop in loops)
+
+
+@pytest.mark.parametrize("isa", TARGETS)
+def test_the_layout_kernels_compile_for_every_machine(isa):
+    lanes = TARGETS[isa].lanes
+    image = image_planes(1, 3, 5, 7, lanes, pitch=8, before=9, after=9)
+    tokens = token_planes(2, 5, 17, lanes)
+    for call in (
+        phase_copy((1, 3, 10, 14), image, ((0, 1),), (2, 2), lanes),
+        to_plain_image(image, lanes),
+        to_plain_tokens(tokens, lanes),
+        tokens_from_plain(tokens, lanes),
+    ):
+        assert "ret" in assembly_of(isa, call.function)
 
 
 def test_another_machines_kernel_is_written_as_an_object_file(tmp_path):
     path = tmp_path / "spmm.o"
-    compile_kernel(TARGETS["neon"], "spmm", 8, 2, 4).mod.write_to_file(str(path), "o")
+    compile_function(TARGETS["neon"], "spmm", spmm(4, 1, 0, 4, "none", False, True)).mod.write_to_file(str(path), "o")
     header = path.read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
 
 
-def test_a_kernel_is_compiled_once_even_when_threads_ask_for_it_at_once(builder):
+def added(channels):
+    planes = token_planes(1, channels, 16, 16)
+    return binary(planes, "add", np.array([2.0], np.float32), 16)
+
+
+def test_a_kernel_is_compiled_once_even_when_threads_ask_for_it_at_once(builder, monkeypatch):
+    compiled = []
+    compile_once = build.compile_function
+    monkeypatch.setattr(build, "compile_function", lambda *args: compiled.append(args) or compile_once(*args))
+    own = Builder(builder.target)
     with ThreadPoolExecutor(4) as pool:
-        kernels = set(pool.map(lambda _: builder.kernel("transpose", 8), range(8)))
-    assert len(kernels) == 1
-    assert builder.kernel("transpose", 4) not in kernels
+        results = list(pool.map(lambda _: own.run(added(3), torch.ones(48)), range(8)))
+    assert len(compiled) == 1
+    assert all(torch.equal(result, torch.full((48,), 3.0)) for result in results)
+
+
+def test_a_bound_kernel_owns_its_constants(builder):
+    call = added(3)
+    kernel = builder.bound(call)
+    call.constants[0][:] = 100.0
+    y = torch.empty(call.size)
+    kernel(torch.ones(48), y)
+    assert torch.equal(y, torch.full((48,), 3.0))
 
 
 def test_an_unknown_cpu_is_refused_rather_than_compiled_for_slowly():
     with pytest.raises(
         InputError, match=r"mcpu must be a CPU that LLVM knows for .*, but got 'pentium-9'; leave it out"
     ):
-        Builder(CpuTarget(16, 32, 2, "pentium-9")).kernel("transpose", 16)
+        Builder(CpuTarget(16, 32, 2, "pentium-9")).bound(added(3))
 
 
 def test_a_kernel_that_does_not_compile_is_an_error_that_names_it(builder):
-    with pytest.raises(CompileError, match=r"kernel spmm\(1, 2\) for CpuTarget\(.*please report it") as caught:
-        builder.kernel("spmm", 1, 2)
-    assert isinstance(caught.value.__cause__, TypeError)
+    broken = KernelCall("broken", SimpleNamespace(with_attr=lambda *args: None), (), 1)
+    with pytest.raises(CompileError, match=r"kernel broken for CpuTarget\(.*please report it") as caught:
+        builder.bound(broken)
+    assert caught.value.__cause__ is not None

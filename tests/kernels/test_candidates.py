@@ -1,11 +1,15 @@
 """Which kernel variants are proposed for an op."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pruneaug.errors import InputError
-from pruneaug.kernels.variants import Variant, candidates, parse_variant, phase_size, positions
+from pruneaug.kernels.build import CpuTarget
+from pruneaug.kernels.layers import layer_calls
+from pruneaug.kernels.products import Weights, runs
+from pruneaug.kernels.variants import Variant, candidates, parse_variant
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]  # lanes, registers
@@ -15,30 +19,61 @@ def small(low, high):
     return st.integers(low, high)
 
 
-def ops():
+def linears(tokens):
+    return st.builds(LinearOp, tokens, small(1, 2000), small(1, 2000))
+
+
+def convs():
     pair = st.tuples(small(1, 7), small(1, 7))
-    linear = st.builds(LinearOp, small(1, 300), small(1, 2000), small(1, 2000))
     conv = st.builds(
-        Conv2dOp, small(1, 4), small(1, 512), small(1, 512), small(1, 60), small(1, 60), pair, pair,
-        st.tuples(*[small(0, 4)] * 4),
+        lambda groups, inputs, outputs, batch, *rest: Conv2dOp(
+            batch, groups * inputs, groups * outputs, *rest, groups=groups
+        ),
+        st.sampled_from([1, 1, 2, 3, 32]), small(1, 64), small(1, 64), small(1, 4), small(1, 60), small(1, 60), pair,
+        pair, st.tuples(*[small(0, 4)] * 4),
     )  # fmt: skip
-    return linear | conv.filter(lambda op: min(op.out_size) >= 1)
+    return conv.filter(lambda op: min(op.out_size) >= 1)
 
 
-@given(ops(), small(1, 70), st.floats(0, 1), st.sampled_from(MACHINES), small(1, 64), small(1, 10))
-def test_candidates_are_some_that_fit_the_registers_and_the_op(op, block_rows, sparsity, machine, threads, most):
+def proposed(op, block_rows, sparsity, machine, threads, most):
     lanes, registers = machine
     found = candidates(op, block_rows, sparsity, lanes=lanes, registers=registers, threads=threads, most=most)
     assert 1 <= len(found) <= most
     assert len(set(found)) == len(found)
     for variant in found:
-        # Accumulators, the operands that the inner loop keeps, and one that changes.
-        kept = min(variant.height, variant.vectors)
-        assert variant.height * variant.vectors + kept + 1 <= registers
         assert variant.height <= op.matrix_shape[0]
         assert 1 <= variant.splits <= -(-op.matrix_shape[0] // variant.height)
         if sparsity > 0:
             assert block_rows % variant.height == 0 or variant.height % block_rows == 0
+    return found
+
+
+CHOICES = (small(1, 70), st.floats(0, 1), st.sampled_from(MACHINES), small(1, 64), small(1, 10))
+
+
+@given(linears(small(2, 300)) | convs(), *CHOICES)
+def test_candidates_are_some_that_fit_the_registers_and_the_op(op, block_rows, sparsity, machine, threads, most):
+    lanes, registers = machine
+    for variant in proposed(op, block_rows, sparsity, machine, threads, most):
+        # Accumulators, the operands that the inner loop keeps, and one that changes.
+        kept = min(variant.height, variant.vectors)
+        assert variant.height * variant.vectors + kept + 1 <= registers
+        if isinstance(op, Conv2dOp) and op.groups > 1:
+            assert op.out_channels // op.groups % variant.height == 0
+        target = CpuTarget(lanes, registers, threads)
+        # Weights without a column: only how the positions lie matters here.
+        _, y, _ = layer_calls(
+            op, Weights(torch.zeros(op.matrix_shape), torch.zeros(op.matrix_shape) > 0), variant, target
+        )
+        assert variant.vectors * lanes <= runs(y, lanes)[1]
+
+
+@given(linears(st.just(1)), *CHOICES)
+def test_candidates_for_one_token_have_rows_that_are_lanes(op, block_rows, sparsity, machine, threads, most):
+    for variant in proposed(op, block_rows, sparsity, machine, threads, most):
+        assert variant.vectors == 1
+        assert variant.height & (variant.height - 1) == 0
+        assert op.out_features % variant.height == 0
 
 
 def test_a_dense_large_product_gets_a_tile_with_many_accumulators():
@@ -60,10 +95,3 @@ def test_a_variants_name_reads_back(variant):
 def test_another_name_is_refused(name):
     with pytest.raises(InputError, match="must read like 'h8v3s1', but got"):
         parse_variant(name)
-
-
-def test_a_convolutions_positions_count_the_padding_between_its_rows():
-    op = Conv2dOp(1, 1, 1, 5, 6, (3, 3), padding=(1, 1, 1, 1))
-    assert phase_size(op) == (7, 8)
-    assert positions(op) == 4 * 8 + 6
-    assert positions(LinearOp(9, 1, 1)) == 9

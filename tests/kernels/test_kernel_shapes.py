@@ -1,31 +1,32 @@
-"""Every shape of the kernel, and every kind of op, against PyTorch in float64."""
-
-import math
+"""Every kind of op and every tile of the kernel, against PyTorch in float64."""
 
 import pytest
 import torch
-from float64 import assert_close, expected, random_layer
-from hypothesis import assume, given, settings
+from float64 import expected, output_size, random_layer
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from products_of import check_product
+from targets import LANES, target_of
 
-from pruneaug.kernels.build import Builder, CpuTarget
-from pruneaug.kernels.layers import NO_CLAMP, RELU, bind
+from pruneaug.kernels.layers import layer_calls
+from pruneaug.kernels.products import NO_CLAMP, RELU, Weights
 from pruneaug.kernels.variants import Variant
 from pruneaug.network.ops import Conv2dOp, LinearOp
-from pruneaug.platforms import detect
 
+lanes = pytest.mark.parametrize("lanes", LANES)
 HEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16)
-LINEAR = LinearOp(tokens=37, in_features=19, out_features=23)
-CONV = Conv2dOp(3, 5, 23, 9, 11, (3, 2), stride=(2, 1), padding=(1, 0, 0, 2))
+REGISTERS = {16: 32, 8: 16}
+LINEAR = LinearOp(tokens=197, in_features=19, out_features=23)
+CONV = Conv2dOp(3, 5, 23, 9, 31, (3, 2), stride=(2, 1), padding=(1, 0, 0, 2))
 
 CONVS = {
     "1x1 image": Conv2dOp(1, 6, 10, 1, 1, (1, 1)),
-    "1x1 image, batch 3": Conv2dOp(3, 6, 10, 1, 1, (1, 1)),
+    "1x1 image, batch 3": Conv2dOp(3, 5, 17, 1, 1, (1, 1)),
     "1x1 image, padded 3x3": Conv2dOp(2, 6, 10, 1, 1, (3, 3), padding=(1, 1, 1, 1)),
     "1x1 convolution": Conv2dOp(2, 9, 11, 7, 7, (1, 1)),
     "1x1 convolution, stride 2": Conv2dOp(2, 9, 11, 7, 7, (1, 1), stride=(2, 2)),
     "1x1 convolution, padded": Conv2dOp(1, 9, 11, 7, 7, (1, 1), padding=(2, 1, 0, 3)),
-    "7x7 image": Conv2dOp(1, 7, 13, 7, 7, (3, 3), padding=(1, 1, 1, 1)),
+    "7x7 image": Conv2dOp(1, 3, 17, 7, 7, (3, 3), padding=(1, 1, 1, 1)),
     "batch 3": Conv2dOp(3, 7, 13, 7, 7, (3, 3), padding=(1, 1, 1, 1)),
     "stride 2": Conv2dOp(1, 7, 13, 13, 12, (3, 3), stride=(2, 2), padding=(1, 1, 1, 1)),
     "stride 3": Conv2dOp(2, 7, 13, 13, 12, (3, 3), stride=(3, 3), padding=(1, 1, 1, 1)),
@@ -39,6 +40,17 @@ CONVS = {
     "patches": Conv2dOp(1, 3, 20, 16, 16, (4, 4), stride=(4, 4)),
     "one row": Conv2dOp(1, 3, 4, 1, 40, (1, 5), padding=(0, 2, 0, 2)),
     "one column": Conv2dOp(1, 3, 4, 40, 1, (5, 1), padding=(2, 0, 2, 0)),
+    "groups": Conv2dOp(2, 6, 9, 7, 9, (3, 3), padding=(1, 1, 1, 1), groups=3),
+    "groups, stride 2, dilation": Conv2dOp(1, 4, 6, 9, 8, (3, 2), (2, 2), (1, 1, 1, 1), (2, 1), groups=2),
+    "groups of 1x1": Conv2dOp(3, 10, 15, 5, 7, (1, 1), groups=5),
+}
+DEPTHWISE = {
+    "3x3": Conv2dOp(2, 17, 17, 7, 7, (3, 3), padding=(1, 1, 1, 1), groups=17),
+    "7x7": Conv2dOp(1, 5, 5, 9, 8, (7, 7), padding=(3, 3, 3, 3), groups=5),
+    "stride 2": Conv2dOp(3, 5, 5, 11, 13, (5, 5), stride=(2, 2), padding=(2, 2, 2, 2), groups=5),
+    "stride 3, asymmetric": Conv2dOp(1, 3, 3, 10, 17, (3, 3), stride=(3, 3), padding=(0, 1, 2, 1), groups=3),
+    "two channels each": Conv2dOp(1, 5, 10, 7, 7, (3, 3), padding=(1, 1, 1, 1), groups=5),
+    "1x1 image": Conv2dOp(2, 8, 8, 1, 1, (1, 1), groups=8),
 }
 
 
@@ -46,38 +58,56 @@ def vectors_that_fit(height, registers):
     return [vectors for vectors in range(1, 13) if height * vectors + min(height, vectors) + 1 <= registers]
 
 
-def check(op, variant, builder, seed=0, **values):
-    x, matrix, mask, bias = random_layer(op, torch.Generator().manual_seed(seed), **values)
-    assert_close(bind(op, matrix, mask, bias, variant, builder)(x), expected(op, x, matrix, mask, bias))
+def check(op, variant, lanes, *, seed=0, density=0.5, **epilogue):
+    generator = torch.Generator().manual_seed(seed)
+    x, matrix, mask, bias = random_layer(op, generator, density=density)
+    if epilogue.pop("residual", False):
+        epilogue["residual"] = torch.randn(output_size(op), generator=generator)
+    want = expected(op, x, matrix, mask, bias, **epilogue)
+    check_product(op, (x, matrix, mask, bias), want, variant, lanes, **epilogue)
 
 
-@pytest.mark.parametrize("height", HEIGHTS)
-def test_every_tile_computes_linear_layers_and_convolutions(builder, height):
-    for vectors in vectors_that_fit(height, builder.target.registers):
-        for splits in (1, 2, 5):
-            check(LINEAR, Variant(height, vectors, splits), builder)
-            check(CONV, Variant(height, vectors, splits), builder)
-
-
-@pytest.mark.skipif("avx2" not in detect().isa, reason="this CPU has no AVX2")
-@pytest.mark.parametrize("height", [1, 3, 8, 14])
-def test_tiles_for_avx2_compute_linear_layers_and_convolutions(height):
-    avx2 = Builder(CpuTarget(lanes=8, registers=16, threads=2, mcpu="haswell"))
-    for vectors in vectors_that_fit(height, 16)[-2:]:
-        check(LINEAR, Variant(height, vectors, 2), avx2)
-        check(CONV, Variant(height, vectors, 2), avx2)
-
-
+@lanes
 @pytest.mark.parametrize("name", CONVS)
-@pytest.mark.parametrize("variant", [Variant(8, 3, 2), Variant(1, 4, 1)], ids=str)
-def test_convolutions_of_every_geometry(builder, name, variant):
-    check(CONVS[name], variant, builder, seed=len(name))
+def test_convolutions_of_every_geometry(lanes, name):
+    op = CONVS[name]
+    height = 1 if op.groups > 1 else 4
+    check(op, Variant(height, 1, 2), lanes, seed=len(name), clamp=RELU)
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 47, 48, 49, 130])
-@pytest.mark.parametrize("variant", [Variant(8, 3, 2), Variant(4, 1, 1)], ids=str)
-def test_linear_layers_of_every_number_of_tokens(builder, tokens, variant):
-    check(LinearOp(tokens, 33, 50), variant, builder, seed=tokens)
+@lanes
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_convolutions(lanes, name):
+    check(DEPTHWISE[name], Variant(1, 1, 1), lanes, density=0.9, clamp=RELU)
+
+
+@lanes
+@pytest.mark.parametrize("tokens", [2, 5, 16, 17, 49, 197])
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 17), (17, 5), (1, 4)])
+def test_linear_layers_of_every_number_of_tokens(lanes, tokens, inputs, outputs):
+    check(LinearOp(tokens, inputs, outputs), Variant(4, 1, 2), lanes, seed=tokens)
+
+
+@lanes
+@pytest.mark.parametrize("variant", [Variant(5, 3, 1), Variant(8, 2, 7), Variant(1, 5, 2)], ids=str)
+def test_tiles_that_do_not_divide_the_rows_or_the_positions(lanes, variant):
+    check(LINEAR, variant, lanes)
+    check(CONV, variant, lanes)
+
+
+@pytest.mark.slow
+@lanes
+@pytest.mark.parametrize("height", HEIGHTS)
+def test_every_tile_computes_linear_layers_and_convolutions(lanes, height):
+    for vectors in vectors_that_fit(height, REGISTERS[lanes]):
+        for op in (LINEAR, CONV):
+            check(op, Variant(height, min(vectors, _most_vectors(op, lanes)), 2), lanes)
+
+
+def _most_vectors(op, lanes):
+    """How many vectors the positions of one image are."""
+    _, y, _ = layer_calls(op, Weights(torch.zeros(op.matrix_shape)), Variant(1, 1, 1), target_of(lanes))
+    return -(-y.positions // lanes)
 
 
 def small(low, high):
@@ -96,62 +126,29 @@ def convs():
 
 
 CLAMPS = st.sampled_from([NO_CLAMP, RELU, (0.0, 6.0), (-0.5, 0.25), (2.0, 1.0)])
-VARIANTS = st.builds(Variant, st.sampled_from([1, 4, 8, 14]), small(1, 2), small(1, 4))
-LAYOUTS = st.sampled_from(["contiguous", "channels last", "gaps", "misaligned", "repeated"])
+DENSITIES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+SPLITS = st.sampled_from([1, 2, 5])
 
 
-def laid_out(x, layout):
-    """The same values in other memory; NaN lies wherever the tensor does not."""
-    match layout:
-        case "channels last":
-            return x.permute(*range(x.dim() - 2), -1, -2).contiguous().permute(*range(x.dim() - 2), -1, -2)
-        case "gaps":
-            outer = torch.full([size + 3 for size in x.shape], math.nan)
-            view = outer[tuple(slice(1, size + 1) for size in x.shape)]
-            return view.copy_(x)
-        case "misaligned":
-            return torch.cat([torch.tensor([math.nan]), x.flatten()])[1:].view(x.shape)
-        case "repeated":
-            return x[:1].expand_as(x)
-    return x
+@settings(max_examples=60)
+@given(convs(), SPLITS, CLAMPS, DENSITIES, small(0, 999))
+def test_any_convolution(op, splits, clamp, density, seed):
+    check(op, Variant(4, 1, splits), 16, seed=seed, density=density, clamp=clamp)
 
 
-@settings(max_examples=150)
-@given(convs(), VARIANTS, CLAMPS, LAYOUTS, st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans(), small(0, 999))
-def test_any_convolution(builder, op, variant, clamp, layout, density, has_bias, seed):
-    x, matrix, mask, bias = random_layer(op, torch.Generator().manual_seed(seed), density=density)
-    x, bias = laid_out(x, layout), bias if has_bias else None
-    kernel = bind(op, matrix, mask, bias, variant, builder, clamp)
-    assert_close(kernel(x), expected(op, x, matrix, mask, bias, clamp))
+@settings(max_examples=40)
+@given(small(2, 70), small(1, 40), small(1, 40), SPLITS, CLAMPS, DENSITIES, small(0, 999))
+def test_any_linear_layer(tokens, inputs, outputs, splits, clamp, density, seed):
+    check(LinearOp(tokens, inputs, outputs), Variant(4, 1, splits), 16, seed=seed, density=density, clamp=clamp)
 
 
-@settings(max_examples=100)
-@given(
-    small(1, 70), small(1, 40), small(1, 40), VARIANTS, CLAMPS, LAYOUTS, st.sampled_from([0.0, 0.1, 0.5, 1.0]),
-    st.booleans(), small(0, 999),
-)  # fmt: skip
-def test_any_linear_layer(builder, tokens, inputs, outputs, variant, clamp, layout, density, has_bias, seed):
-    op = LinearOp(tokens, inputs, outputs)
-    x, matrix, mask, bias = random_layer(op, torch.Generator().manual_seed(seed), density=density)
-    x, bias = laid_out(x, layout), bias if has_bias else None
-    kernel = bind(op, matrix, mask, bias, variant, builder, clamp)
-    assert_close(kernel(x), expected(op, x, matrix, mask, bias, clamp))
-
-
-@settings(max_examples=50)
-@given(convs(), convs(), VARIANTS, small(0, 999))
-def test_a_convolution_reads_what_another_returns(builder, first, second, variant, seed):
-    rows, cols = first.out_size
-    second = Conv2dOp(
-        first.batch, first.out_channels, second.out_channels, rows, cols, second.kernel, second.stride,
-        second.padding, second.dilation,
-    )  # fmt: skip
-    assume(min(second.out_size) >= 1)
-    generator = torch.Generator().manual_seed(seed)
-    x, *layer = random_layer(first, generator)
-    _, *next_layer = random_layer(second, generator)
-    y = bind(first, *layer, variant, builder)(x)
-    want = expected(first, x, *layer)
-    got = bind(second, *next_layer, variant, builder)(y)
-    scale = want.abs().max().clamp_min(1.0)
-    assert_close(got / scale.float(), expected(second, want, *next_layer) / scale)
+@lanes
+@pytest.mark.parametrize("activation", ["gelu", "sigmoid"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    "op",
+    [LinearOp(17, 5, 20), Conv2dOp(3, 3, 20, 7, 7, (3, 3), padding=(1, 1, 1, 1)), Conv2dOp(1, 5, 8, 1, 1, (1, 1))],
+    ids=lambda op: op.key,
+)
+def test_a_product_then_a_residual_an_activation_and_a_clamp(lanes, op, residual, activation):
+    check(op, Variant(4, 1, 2), lanes, residual=residual, activation=activation, clamp=(-0.1, 0.7))

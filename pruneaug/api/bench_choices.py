@@ -1,0 +1,38 @@
+"""What a benchmark measures: the patterns and sparsities that are asked for, and where they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pruneaug.errors import InputError
+from pruneaug.network.ops import Op
+from pruneaug.sparsity.patterns import parse_pattern
+
+
+def check_patterns(patterns: Sequence[str]) -> list[str]:
+    """The patterns in their one spelling, each once. Raises InputError for none, for a wrong one and for "dense"."""
+    blocks = [parse_pattern(pattern) for pattern in patterns]
+    if not blocks or None in blocks:
+        raise InputError(
+            f"patterns must be blocks, such as block:8x1, but got {', '.join(patterns) or 'none'}; "
+            "dense is measured in any case"
+        )
+    return list(dict.fromkeys(str(block) for block in blocks))
+
+
+def check_sparsity(sparsity: float) -> None:
+    """Raises InputError."""
+    if not 0.0 <= sparsity < 1.0:
+        raise InputError(f"a sparsity must lie in [0, 1), but got {sparsity:g}; for example 0.9")
+
+
+def fits(op: Op, pattern: str) -> bool:
+    """Whether the op's weight matrix holds a whole block of the pattern."""
+    block = parse_pattern(pattern)
+    return block is None or (block.rows <= op.matrix_shape[0] and block.cols <= op.matrix_shape[1])
+
+
+def matrix_size(op: Op) -> str:
+    """Of the op's weight matrix, as rows x cols."""
+    rows, cols = op.matrix_shape
+    return f"{rows}x{cols}"

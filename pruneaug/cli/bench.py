@@ -1,0 +1,129 @@
+"""Commands that measure and keep nothing: bench network, bench kernels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pruneaug.api.bench_kernels import bench_kernels
+from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint
+from pruneaug.api.benching import BASELINES, bench
+from pruneaug.cli.output import Json, console, print_json
+from pruneaug.cli.tables import bench_table, kernels_table
+from pruneaug.errors import InputError
+from pruneaug.network.layers import find_layers
+from pruneaug.profiler.network import ROUNDS
+from pruneaug.report import Progress
+
+
+class _Group(TyperGroup):
+    """`bench CHECKPOINT` is short for `bench network CHECKPOINT`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help"}:
+            args = ["network", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Measure a network or single layers against other runtimes. `bench CHECKPOINT` is `bench network CHECKPOINT`.",
+    no_args_is_help=True,
+)
+
+Threads = Annotated[int | None, typer.Option(help="CPU threads; none: one per core, or what a checkpoint is for.")]
+Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass; none: 1.")]
+Shape = Annotated[str | None, typer.Option(help="Of one input, as 3x224x224 or 128; none: what the network is for.")]
+Vocabulary = Annotated[int | None, typer.Option(help="Different tokens of a text; none: numbers, not tokens.")]
+Seed = Annotated[int | None, typer.Option(help="Of the random weights and inputs; none: 0.")]
+Trust = Annotated[bool, typer.Option("--trust-code", help="Run the code that is named for the network.")]
+
+
+@app.command()
+def network(
+    name: Annotated[str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network's name, or a checkpoint folder.")],
+    sparsity: Annotated[
+        float | None, typer.Option(help="Of every layer of a named network; 0: only dense; none: 0.9.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="Blocks, with commas, or `best`: the fastest is chosen; none: block:8x1.")
+    ] = None,
+    against: Annotated[str, typer.Option(help="Runtimes of the dense network, with commas.")] = ",".join(BASELINES),
+    batch: Batch = None,
+    threads: Threads = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each runtime.")] = ROUNDS,
+    seed: Seed = None,
+    shape: Shape = None,
+    vocabulary: Vocabulary = None,
+    trust_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a whole network, pruned and dense, in turns with other runtimes."""
+    asked: dict[str, Any] = {
+        "sparsity": sparsity,
+        "patterns": None if pattern is None else _split(pattern),
+        "batch": batch,
+        "seed": seed,
+        "sample": _sample(shape, vocabulary),
+    }
+    options = {key: value for key, value in asked.items() if value is not None}
+    if is_checkpoint(name) and options:
+        raise InputError(f"a checkpoint has its own {', '.join(options)}, but {name!r} is one; leave the option out")
+    with Progress() as progress:
+        verb = bench if is_checkpoint(name) else bench_network
+        options |= {"against": _split(against), "threads": threads, "rounds": rounds, "trust_code": trust_code}
+        result = verb(name, progress=progress.update, **options)
+    print_json(result) if as_json else console().print(bench_table(result))
+
+
+@app.command()
+def kernels(
+    op: Annotated[list[str] | None, typer.Option(help="A layer, such as linear-t128-i768-o768; repeatable.")] = None,
+    network: Annotated[str | None, typer.Option(help="All layers of the network of this name.")] = None,
+    pattern: Annotated[str, typer.Option(help="Blocks, with commas.")] = "block:8x1",
+    sparsity: Annotated[str, typer.Option(help="Sparsities, with commas.")] = "0.9",
+    batch: Batch = None,
+    threads: Threads = None,
+    shape: Shape = None,
+    vocabulary: Vocabulary = None,
+    trust_code: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Measure layers by our kernels and by PyTorch, beside the peak of the CPU."""
+    ops: list[Any] = list(op or ())
+    if network is not None:
+        sample = _sample(shape, vocabulary)
+        model, inputs = build_network(network, sample=sample, batch=batch or 1, trust_code=trust_code)
+        ops += [layer.op for layer in find_layers(model, inputs).layers]
+    with Progress() as progress:
+        result = bench_kernels(
+            ops,
+            patterns=_split(pattern),
+            sparsities=[_number(text) for text in _split(sparsity)],
+            threads=threads,
+            progress=progress.update,
+        )
+    print_json(result) if as_json else console().print(kernels_table(result))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"--sparsity must be numbers with commas, but got {text!r}; for example 0.8,0.9") from None
+
+
+def _sample(shape: str | None, vocabulary: int | None) -> Sample | None:
+    """Raises InputError for a shape that is none."""
+    if shape is None and vocabulary is None:
+        return None
+    sizes = (shape or "").split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise InputError(f"--shape must read like 3x224x224 for an image or 128 for a text, but got {shape!r}")
+    return Sample(tuple(map(int, sizes)), vocabulary)

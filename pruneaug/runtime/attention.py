@@ -1,0 +1,168 @@
+"""Recognising attention: the operators from the projections to the joined heads become one node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+_aten = torch.ops.aten
+_MATMUL = {_aten.matmul.default, _aten.bmm.default}
+_VIEW = {_aten.view.default, _aten.reshape.default, _aten.unflatten.int}
+_SOFTMAX = {_aten.softmax.int, _aten._softmax.default}
+
+
+def attention(q: Any, k: Any, v: Any, mask: Any, *, heads: int, scale: float, causal: bool) -> Any:
+    """The target of the nodes that `fuse_attention` makes.
+
+    q [B, Tq, heads * d], k and v [B, Tk, heads * d], additive mask broadcastable to [B, heads, Tq, Tk] or None ->
+    [B, Tq, heads * d].
+    """
+    raise NotImplementedError("a compiler's node is lowered, not run")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """softmax(scale * q @ k^T + mask), its operands split into heads [B, heads, T, d]."""
+
+    q: fx.Node
+    k: fx.Node
+    mask: fx.Node | None
+    scale: float
+    causal: bool = False
+
+
+def fuse_attention(graph: fx.GraphModule) -> int:
+    """Replace every attention whose heads are split from, and joined to, [B, T, heads * d]; how many."""
+    count = 0
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function":
+            continue
+        found = _match(node)
+        joined = None if found is None else _joined(node)
+        if found is None or joined is None:
+            continue
+        scores, v = found
+        sources = [_split_heads(x) for x in (scores.q, scores.k, v)]
+        if any(source is None for source in sources):
+            continue
+        heads = node.meta["val"].shape[1]
+        with graph.graph.inserting_before(node):
+            fused = graph.graph.call_function(
+                attention,
+                (*sources, scores.mask),
+                {"heads": heads, "scale": scores.scale, "causal": scores.causal},
+            )
+        fused.meta = dict(joined.meta)
+        joined.replace_all_uses_with(fused)
+        count += 1
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return count
+
+
+def _match(node: fx.Node) -> tuple[_Scores, fx.Node] | None:
+    """The scores and v of a node that computes scores @ v [B, heads, Tq, d]."""
+    if node.target is _aten.scaled_dot_product_attention.default:
+        return _match_call(node)
+    if node.target not in _MATMUL or node.meta["val"].dim() != 4:
+        return None
+    weights: Any
+    v: Any
+    weights, v = node.args
+    if not (isinstance(weights, fx.Node) and isinstance(v, fx.Node)) or weights.target not in _SOFTMAX:
+        return None
+    if weights.args[1] not in (-1, 3) or len(weights.users) > 1:
+        return None
+    scores: Any = weights.args[0]
+    mask: Any = None
+    factor = 1.0
+    if _is(scores, _aten.add.Tensor) and isinstance(scores.args[1], fx.Node) and not scores.kwargs:
+        # The mask is the summand that broadcasts, or the one that no product made.
+        first, second = scores.args
+        scores, mask = (first, second) if _is_scaled_product(first) else (second, first)
+        if isinstance(mask, fx.Node) and not mask.meta["val"].is_floating_point():
+            return None
+    if _is(scores, _aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar):
+        if not isinstance(scores.args[1], int | float):
+            return None
+        is_product = scores.target in (_aten.mul.Tensor, _aten.mul.Scalar)
+        factor = float(scores.args[1]) if is_product else 1.0 / float(scores.args[1])
+        scores = scores.args[0]
+    if not isinstance(scores, fx.Node) or scores.target not in _MATMUL or len(scores.users) > 1:
+        return None
+    q, k_transposed = scores.args
+    k = _transposed(k_transposed, 2, 3)
+    if not isinstance(q, fx.Node) or k is None:
+        return None
+    return _Scores(q, k, mask, factor), v
+
+
+def _match_call(node: fx.Node) -> tuple[_Scores, fx.Node] | None:
+    arguments: dict[str, Any] = dict(zip(("q", "k", "v", "mask", "dropout", "causal"), node.args)) | dict(node.kwargs)
+    q, k, v = (arguments[name] for name in "qkv")
+    mask = arguments.get("mask", arguments.get("attn_mask"))
+    if node.meta["val"].dim() != 4 or arguments.get("enable_gqa"):
+        return None
+    if isinstance(mask, fx.Node) and not mask.meta["val"].is_floating_point():
+        return None
+    scale = arguments.get("scale")
+    factor = 1.0 / math.sqrt(q.meta["val"].shape[-1]) if scale is None else float(scale)
+    causal = bool(arguments.get("causal", arguments.get("is_causal", False)))
+    return _Scores(q, k, mask, factor, causal), v
+
+
+def _joined(node: fx.Node) -> fx.Node | None:
+    """The node [B, T, heads * d] that joins the heads of `node` [B, heads, T, d], its only reader."""
+    transposed = _only_user(node)
+    if transposed is None or _transposed(transposed, 1, 2) is not node:
+        return None
+    joined = _only_user(transposed)
+    batch, heads, tokens, size = node.meta["val"].shape
+    if joined is None or joined.target not in _VIEW:
+        return None
+    shape = tuple(joined.meta["val"].shape)
+    return joined if shape in ((batch, tokens, heads * size), (batch * tokens, heads * size)) else None
+
+
+def _split_heads(node: fx.Node) -> fx.Node | None:
+    """The node [B, T, heads * d] whose heads `node` [B, heads, T, d] are."""
+    view = _transposed(node, 1, 2)
+    if view is None or view.target not in _VIEW or not isinstance(view.args[0], fx.Node):
+        return None
+    batch, heads, tokens, size = node.meta["val"].shape
+    source = view.args[0]
+    return source if tuple(source.meta["val"].shape) == (batch, tokens, heads * size) else None
+
+
+def _transposed(node: Any, first: int, second: int) -> Any:
+    """What `node`, of 4 dimensions, is the transposition of."""
+    if not isinstance(node, fx.Node) or node.op != "call_function" or node.meta["val"].dim() != 4:
+        return None
+    arguments: Any = node.args
+    if node.target is _aten.transpose.int:
+        dims = {int(dim) % 4 for dim in arguments[1:3]}
+        return arguments[0] if dims == {first, second} else None
+    if node.target is _aten.permute.default:
+        order = list(range(4))
+        order[first], order[second] = second, first
+        return arguments[0] if [int(d) % 4 for d in arguments[1]] == order else None
+    return None
+
+
+def _is_scaled_product(node: Any) -> bool:
+    while _is(node, _aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar):
+        node = node.args[0]
+    return isinstance(node, fx.Node) and node.target in _MATMUL
+
+
+def _is(node: Any, *targets: Callable[..., Any]) -> bool:
+    return isinstance(node, fx.Node) and node.target in targets and len(node.users) == 1
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None

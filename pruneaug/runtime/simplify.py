@@ -1,0 +1,95 @@
+"""Simplifying an exported graph: what depends on no input is computed now, what changes nothing is removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from pruneaug.runtime.graph import constant
+
+_aten = torch.ops.aten
+_RANDOM = torch.Tag.nondeterministic_seeded
+_IDENTITIES = {
+    _aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default, _aten.contiguous.default,
+    _aten.clone.default, _aten.detach.default, _aten.detach_.default, _aten.alias.default,
+    _aten.lift_fresh_copy.default, _aten.dropout_.default,
+}  # fmt: skip
+# The results of these are the input wherever dtype and shape agree.
+_CASTS = {
+    _aten.to.dtype, _aten.to.dtype_layout, _aten.to.device, _aten._to_copy.default, _aten.expand.default,
+    _aten.view.default, _aten.reshape.default, _aten.type_as.default,
+}  # fmt: skip
+_ASSERTIONS = {_aten._assert_tensor_metadata.default, _aten._assert_async.msg, _aten.sym_constrain_range.default}
+
+
+def simplify(graph: fx.GraphModule) -> None:
+    """Fold constants and remove identities, in place. The graph is one for inference: nothing drops or assigns."""
+    _remove_identities(graph)
+    _fold_constants(graph)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _remove_identities(graph: fx.GraphModule) -> None:
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in _ASSERTIONS:
+            graph.graph.erase_node(node)
+        elif node.target in _IDENTITIES or (node.target in _CASTS and _is_same(node)):
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+
+
+def _is_same(node: fx.Node) -> bool:
+    source, result = node.args[0].meta.get("val"), node.meta.get("val")  # type: ignore[union-attr]
+    return (
+        isinstance(source, torch.Tensor)
+        and isinstance(result, torch.Tensor)
+        and source.shape == result.shape
+        and source.dtype == result.dtype
+    )
+
+
+@torch.no_grad()
+def _fold_constants(graph: fx.GraphModule) -> None:
+    known: dict[fx.Node, Any] = {}
+    computed: list[fx.Node] = []
+    for node in graph.graph.nodes:
+        if node.op == "get_attr":
+            known[node] = _attribute(graph, node)
+        elif node.op == "call_function" and _is_foldable(node, known):
+            try:
+                known[node] = node.target(*_values(node.args, known), **_values(node.kwargs, known))
+            except Exception:  # it will say so when it runs
+                continue
+            computed.append(node)
+    for node in computed:
+        value = known[node]
+        if not isinstance(value, torch.Tensor) or all(user in known for user in node.users):
+            continue  # nobody needs it beside other constants
+        name = f"_constant_{node.name}"
+        graph.register_buffer(name, value.contiguous().clone())
+        with graph.graph.inserting_before(node):
+            replacement = graph.graph.get_attr(name)
+        replacement.meta = {"val": node.meta.get("val")}
+        node.replace_all_uses_with(replacement)
+
+
+def _is_foldable(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+        return False
+    return _RANDOM not in node.target.tags and all(source in known for source in node.all_input_nodes)
+
+
+def _attribute(graph: fx.GraphModule, node: fx.Node) -> Any:
+    try:
+        return constant(graph, node)
+    except AssertionError:  # a module or a script object
+        return None
+
+
+def _values(argument: Any, known: dict[fx.Node, Any]) -> Any:
+    return fx.map_arg(argument, lambda node: known[node])

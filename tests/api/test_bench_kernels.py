@@ -1,0 +1,76 @@
+"""Single layers: every asked kernel, its rate, and what is wrong in a request."""
+
+from functools import partial
+
+import pytest
+
+from pruneaug.api import bench_kernels as module
+from pruneaug.api.bench_kernels import bench_kernels
+from pruneaug.errors import InputError
+from pruneaug.network.ops import LinearOp
+from pruneaug.platforms import detect
+from pruneaug.profiler.peak import measure_peak
+from pruneaug.testing.platform import ANALYTIC_MEASURER, OPTIONS_VARIABLE
+
+OP = LinearOp(64, 32, 16)
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.setattr(module, "measure_peak", lambda platform: 100.0)
+    return partial(bench_kernels, measurer=ANALYTIC_MEASURER)
+
+
+def test_an_op_is_measured_dense_by_both_and_in_every_pattern_and_sparsity(bench):
+    result = bench([OP.key, OP], patterns=["block:8x1", "element"], sparsities=[0.5, 0.9], threads=1)
+    assert (result["threads"], result["peak_gflops"], result["skipped"]) == (1, 100.0, [])
+    assert [(row["library"], row["pattern"], row["sparsity"]) for row in result["kernels"]] == [
+        ("tvm", "dense", 0.0), ("torch", "dense", 0.0),
+        ("tvm", "block:8x1", 0.5), ("tvm", "block:8x1", 0.9), ("tvm", "block:1x1", 0.5), ("tvm", "block:1x1", 0.9),
+    ]  # fmt: skip
+    for row in result["kernels"]:
+        assert row["p10_us"] <= row["latency_us"] <= row["p90_us"]
+        flops = 2 * 64 * 32 * 16 * (1 - row["sparsity"])
+        assert row["gflops"] == pytest.approx(flops / row["latency_us"] / 1e3)
+        assert row["peak_share"] == pytest.approx(row["gflops"] / 100)
+        assert row["error"] is None
+
+
+def test_a_pattern_that_does_not_fit_is_skipped_by_name(bench):
+    result = bench([OP], patterns=["block:32x1", "block:16x1"], sparsities=[0.5])
+    reason = "its weight matrix is only 16x32"
+    assert result["skipped"] == [{"op": OP.key, "pattern": "block:32x1", "reason": reason}]
+    assert {row["pattern"] for row in result["kernels"]} == {"dense", "block:16x1"}
+
+
+def test_a_kernel_that_fails_is_a_row_with_its_error(bench, monkeypatch):
+    monkeypatch.setenv(OPTIONS_VARIABLE, '{"faults": {"block:8x1@0.9": "error"}}')
+    *others, failed = bench([OP])["kernels"]
+    assert failed["error"] == "told to fail"
+    assert (failed["latency_us"], failed["gflops"], failed["peak_share"]) == (None, None, None)
+    assert all(row["error"] is None for row in others)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"ops": []}, "needs an op, but got none"),
+        ({"ops": ["linear-128"]}, "an op must read like 'linear-t128-i768-o768'"),
+        ({"patterns": ["dense"]}, "dense is measured in any case"),
+        ({"patterns": ["block:0x1"]}, "a pattern must be 'block:ROWSxCOLS'"),
+        ({"sparsities": [0.5, 1.0]}, r"a sparsity must lie in \[0, 1\), but got 1"),
+    ],
+)
+def test_a_wrong_request_is_one_error(bench, request_, message):
+    with pytest.raises(InputError, match=message):
+        bench(**{"ops": [OP], **request_})
+
+
+@pytest.mark.slow
+def test_this_machine_measures_kernels_and_its_peak():
+    result = bench_kernels([LinearOp(128, 64, 64)], sparsities=[0.5], threads=1)
+    rows = result["kernels"]
+    assert all(row["error"] is None and row["max_relative_error"] < 1e-4 for row in rows)
+    assert result["peak_gflops"] > 0
+    assert measure_peak(detect(1)) > 0
+    assert [bool(row["variant"]) for row in rows] == [True, False, True]
