@@ -82,7 +82,7 @@ def compile_programs(
 
 
 def prepare(program: ExportedProgram) -> fx.GraphModule:
-    """The program as the graph that is lowered: functional, batch-norms folded, constants too, attention in one node."""
+    """The program as the graph that is lowered: functional, batch-norms and constants folded, attention as one node."""
     graph = functional_graph(program)
     fold_batchnorms(graph)
     simplify(graph)

@@ -20,19 +20,21 @@ Decomposition = Callable[..., Any]
 
 def decompositions() -> dict[Any, Decomposition]:
     """PyTorch's decompositions to core ATen, with ours in place of some."""
-    table: dict[Any, Decomposition] = dict(torch.export.default_decompositions().items())
+    table: dict[Any, Decomposition] = dict(torch.export.default_decompositions().items())  # type: ignore[no-untyped-call]
     for name in _RESAMPLING:
         packet, _, overload = name.partition(".")
         op = getattr(getattr(_aten, packet), overload)
         table[op] = _all_decompositions[op]
     table.pop(_aten.floor_divide.default)
-    for packet, pick in _PROMOTED.items():
-        for overload in packet.overloads():
-            op = getattr(packet, overload)
+    promoted: Any
+    for promoted, pick in _PROMOTED.items():
+        for overload in promoted.overloads():
+            op = getattr(promoted, overload)
             if overload in _OVERLOADS and op not in table:
                 table[op] = _promote(op, pick)
-    for packet in _FLOAT_UNARY:
-        table[packet.default] = _as_float(packet.default)
+    unary: Any
+    for unary in _FLOAT_UNARY:
+        table[unary.default] = _as_float(unary.default)
     return table | _OWN
 
 
@@ -214,13 +216,13 @@ def _addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) ->
     return torch.add(x * beta if beta != 1 else x, torch.matmul(a, b), alpha=alpha)
 
 
-def _unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
-    windows = (x.shape[dim] - size) // step + 1
+def _unfold(x: Any, dim: int, size: int, step: int) -> Any:
+    windows: Any = (x.shape[dim] - size) // step + 1
     index = (torch.arange(windows)[:, None] * step + torch.arange(size)).reshape(-1)
     return torch.index_select(x, dim, index).unflatten(dim, (windows, size)).movedim(dim + 1 if dim >= 0 else dim, -1)
 
 
-def _cdist(a: Tensor, b: Tensor, p: float, compute_mode: int | None = None) -> Tensor:
+def _cdist(a: Tensor, b: Tensor, p: float, compute_mode: int | None = None) -> Any:
     return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
 
 

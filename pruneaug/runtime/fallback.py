@@ -158,7 +158,8 @@ def _check_value(node: fx.Node) -> None:
     val: Any = node.meta.get("val")
     if not isinstance(val, torch.Tensor):
         raise CompileError(
-            f"what operators pass to each other must be tensors, but {node.format_node()} gives a {type(val).__name__}; "
+            f"what operators pass to each other must be tensors, but {node.format_node()} gives a "
+            f"{type(val).__name__}; "
             "keep Python values out of the model's forward"
         )
     if not all(isinstance(size, int) for size in val.shape):

@@ -109,7 +109,7 @@ def _index(importer: Importer, node: fx.Node) -> Any:
 
 
 def _index_put(importer: Importer, node: fx.Node) -> Any:
-    """`x[:, i, j] = values`, or `+=`: values are scattered along the indexed dimensions, moved to the front for that."""
+    """`x[:, i, j] = values`, or `+=`: values scattered along the indexed dimensions, moved to the front for that."""
     emit = importer.block_builder.emit
     x, dims, index = _flat_index(importer, node)
     moved = _moved(importer, x, dims)

@@ -1,6 +1,6 @@
 """A schedule for the loops that TVM generates: threads over the outer loops, vectors along the innermost.
 
-It is no match for the kernels of `pruneaug.kernels`, but it is some ten times better than plain loops, for any operator.
+It is no match for the kernels of `pruneaug.kernels`, but some ten times better than plain loops, for any operator.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import s_tir, tirx
-from tvm import sym
+from tvm import s_tir, sym, tirx
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 
 _SMALLEST_PARALLEL = 1 << 14  # operations; waking the threads costs about as much
@@ -94,7 +93,7 @@ def _schedule_block(schedule: s_tir.Schedule, block: SBlockInfo, lanes: int, thr
         try:
             way(attempt, block, lanes, threads)
             return attempt
-        except Exception:  # noqa: S112 - the next way
+        except Exception:
             continue
     return schedule
 
@@ -192,9 +191,9 @@ def _dot(schedule: s_tir.Schedule, block: SBlockInfo, lanes: int, threads: int) 
     reduced = [it for it in block.iters if it.kind == "R"]
     schedule.reorder(*loops["S"], *loops["R"])
     if _are_last(schedule, block, reduced):
-        others, last, extent = [], schedule.fuse(*loops["R"]), math.prod(int(it.dom) for it in reduced)
+        last, extent = schedule.fuse(*loops["R"]), math.prod(int(it.dom) for it in reduced)
     else:
-        *others, last = loops["R"]
+        last = loops["R"][-1]
         extent = int(reduced[-1].dom)
         if not _runs_along(schedule, block, reduced[-1].var, written=False):
             raise ValueError("the values are not contiguous")
@@ -263,7 +262,7 @@ def _step(access: Any, var: tirx.Var) -> int | None:
     return int(linear[0]) if len(linear) and isinstance(linear[0], tirx.IntImm) else None
 
 
-def _shared_row(schedule: s_tir.Schedule, block: SBlockInfo, column: tirx.Var) -> int | None:
+def _shared_row(schedule: s_tir.Schedule, block: SBlockInfo, column: tirx.Var) -> Any:
     """Along which of the spatial iterators a tile reads the same vectors again; None if there is no such one."""
     reads = schedule.get(block.block_rv).reads
     vectors = [access for access in reads if _step(access, column) == 1]

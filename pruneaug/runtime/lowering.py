@@ -78,8 +78,7 @@ class Lowering:
     def constant(self, node: Any) -> torch.Tensor | None:
         """The value of a parameter or buffer; None for any other argument."""
         if isinstance(node, fx.Node) and node.op == "get_attr":
-            value = constant(self.graph, node)
-            return value
+            return constant(self.graph, node)
         return None
 
     def held(self, node: Any) -> Held | None:

@@ -31,8 +31,9 @@ def pairs(low, high):
     return st.tuples(small(low, high), small(low, high))
 
 
-def convs(sizes=small(1, 12)):
+def convs(sizes=None):
     """Convolutions without groups."""
+    sizes = sizes or small(1, 12)
     return st.builds(
         Conv2dOp, small(1, 3), small(1, 3), small(1, 3), sizes, sizes, pairs(1, 5), pairs(1, 4),
         st.tuples(*[small(0, 4)] * 4), pairs(1, 3),

@@ -1,11 +1,17 @@
-"""Networks with random weights and masks, and what they compute in float64."""
+"""Networks with random weights and masks, compiled and compared with what they compute in float64."""
 
 import copy
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from pruneaug.network.layers import apply_masks
+from pruneaug.kernels.build import CpuTarget
+from pruneaug.network.layers import apply_masks, find_layers
+from pruneaug.runtime.compiler import compile_network
+from pruneaug.runtime.graph import export_program
+
+SMALL = CpuTarget(lanes=8, registers=8, threads=2)  # few registers: small tiles, which compile quickly
 
 
 class Model(nn.Module):
@@ -20,15 +26,15 @@ class Model(nn.Module):
         return self._forward(self.layers, *inputs)
 
 
-def seeded(model):
-    """The model with random weights and batch-norm statistics, in train mode."""
+def seeded(model, std=0.3):
+    """The model with random weights and batch-norm statistics."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if getattr(module, "running_mean", None) is not None:
             module.running_mean.normal_(generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3, generator=generator)
+        nn.init.normal_(parameter, std=std, generator=generator)
     return model
 
 
@@ -38,21 +44,58 @@ def random_masks(model, network, density=0.4):
     return {name: torch.rand(weight.shape, generator=generator) < density for name, weight in weights.items()}
 
 
+def compile_model(model, inputs, masks=None, plans=None, target=SMALL):
+    return compile_network(
+        export_program(model, inputs), find_layers(model, inputs), masks or {}, plans or {}, target
+    )  # fmt: skip
+
+
+def check(model, inputs, *, plans=None, target=SMALL, std=0.3):
+    """Compile the model with random weights, every second layer masked, and compare with float64."""
+    seeded(model, std)
+    masks = random_masks(model, find_layers(model, inputs))
+    masks = {name: mask for index, (name, mask) in enumerate(masks.items()) if index % 2 == 0}
+    compiled = compile_model(model, inputs, masks, plans, target)
+    assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
+    return compiled
+
+
 def in_float64(model, masks, inputs):
     """What the model with these masks returns in eval mode, computed in float64."""
     model = copy.deepcopy(model).eval()
     apply_masks(model, masks)
+    inputs = pytree.tree_map(
+        lambda x: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x, inputs
+    )
     with torch.no_grad():
-        return model.double()(*(x.double() if x.is_floating_point() else x for x in inputs))
+        return model.double()(*inputs)
 
 
 def assert_tree_close(got, want):
-    got_leaves, got_spec = torch.utils._pytree.tree_flatten(got)
-    want_leaves, want_spec = torch.utils._pytree.tree_flatten(want)
+    """The same structure; values are equal but for a relative error of 1e-5, NaN and infinities where they are."""
+    got_leaves, got_spec = pytree.tree_flatten(got)
+    want_leaves, want_spec = pytree.tree_flatten(want)
     assert got_spec == want_spec
     for ours, theirs in zip(got_leaves, want_leaves):
-        assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours.double(), theirs, rtol=2e-4, atol=2e-4)
+        if not isinstance(theirs, torch.Tensor):
+            assert ours == theirs
+            continue
+        assert ours.dtype == (torch.float32 if theirs.dtype == torch.float64 else theirs.dtype)
+        assert ours.shape == theirs.shape
+        if not theirs.is_floating_point():
+            assert torch.equal(ours, theirs)
+            continue
+        finite = theirs.isfinite()
+        torch.testing.assert_close(ours[~finite].double(), theirs[~finite].double(), rtol=0, atol=0, equal_nan=True)
+        assert (ours.double() - theirs)[finite].norm() <= 1e-5 * theirs[finite].norm()
+
+
+def kernels_of(compiled):
+    """What computes each step: {origin: [kernel, ...]}; no kernel is None."""
+    found = {}
+    for step in compiled.report.steps:
+        found.setdefault(step.origin, []).append(step.kernel)
+    return found
 
 
 def conv(inputs, outputs, kernel=3, **values):

@@ -13,8 +13,9 @@ from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.variants import Variant
 from pruneaug.network.layers import Layer, Network, find_layers
 from pruneaug.network.ops import LinearOp
+from pruneaug.runtime.compiler import compile_network
 from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.network import _block_rows, compile_network
+from pruneaug.runtime.operators.products import _block_rows
 from pruneaug.runtime.plan import LayerPlan
 
 
@@ -24,7 +25,7 @@ def check(model, inputs, builder, kernels, **values):
     network = find_layers(model, inputs)
     program = export_program(model, inputs)
     for masks in ({}, random_masks(model, network)):
-        compiled = compile_network(program, network, masks, values.get("plans", {}), builder)
+        compiled = compile_network(program, network, masks, values.get("plans", {}), builder.target)
         assert compiled.kernels == kernels
         assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
     return compiled
@@ -185,7 +186,7 @@ def test_inputs_may_be_several_nested_and_of_whole_numbers(builder):
     )  # fmt: skip
     inputs = (torch.tensor([[1, 2, 3]]), {"x": [image(1, 3, 6)]})
     network = find_layers(seeded(model), inputs)
-    compiled = compile_network(export_program(model, inputs), network, {}, {}, builder)
+    compiled = compile_network(export_program(model, inputs), network, {}, {}, builder.target)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*inputs), model(*inputs))
     with pytest.raises(InputError, match=r"\(int64 \[1, 3\], float32 \[1, 3, 6\]\), but got \(int64 \[1, 3\], float32"):
@@ -195,7 +196,7 @@ def test_inputs_may_be_several_nested_and_of_whole_numbers(builder):
 def test_an_input_may_be_channels_last_or_need_a_gradient(builder):
     model = seeded(nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4, 1)))
     x = image(2, 3, 7, 7)
-    compiled = compile_network(export_program(model, (x,)), find_layers(model, (x,)), {}, {}, builder)
+    compiled = compile_network(export_program(model, (x,)), find_layers(model, (x,)), {}, {}, builder.target)
     want = compiled(x)
     assert torch.equal(compiled(x.to(memory_format=torch.channels_last)), want)
     assert torch.equal(compiled(x.clone().requires_grad_()), want)
@@ -206,7 +207,7 @@ def test_every_plan_computes_the_same(builder, plan):
     model, inputs = seeded(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))), (image(2, 3, 7, 7),)
     network, program = find_layers(model, inputs), export_program(model, inputs)
     masks = {"2": random_masks(model, network)["2"]}
-    compiled = compile_network(program, network, masks, {"0": plan, "2": plan}, builder)
+    compiled = compile_network(program, network, masks, {"0": plan, "2": plan}, builder.target)
     assert compiled.kernels == 2
     assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
 
@@ -219,14 +220,14 @@ def test_a_removed_weight_never_reaches_the_output(builder):
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_submodule(name).weight[~mask] = math.nan
-    compiled = compile_network(export_program(model, inputs), network, masks, {}, builder)
+    compiled = compile_network(export_program(model, inputs), network, masks, {}, builder.target)
     assert_tree_close(compiled(*inputs), want)
 
 
 def test_a_layer_without_any_weight_left_returns_its_bias(builder):
     model, inputs = seeded(nn.Sequential(conv(3, 4))), (image(1, 3, 7, 7),)
     masks = {"0": torch.zeros_like(model[0].weight, dtype=torch.bool)}
-    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), masks, {}, builder)
+    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), masks, {}, builder.target)
     assert torch.equal(compiled(*inputs), model[0].bias.detach().view(1, 4, 1, 1).expand(1, 4, 7, 7))
 
 
@@ -245,7 +246,7 @@ def test_the_model_is_left_as_found_and_may_change_afterwards(builder):
     inputs = (image(2, 3, 7, 7),)
     network = find_layers(model, inputs)
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
-    compiled = compile_network(export_program(model, inputs), network, random_masks(model, network), {}, builder)
+    compiled = compile_network(export_program(model, inputs), network, random_masks(model, network), {}, builder.target)
     want = compiled(*inputs)
     after = model.state_dict()
     assert before.keys() == after.keys()
@@ -271,7 +272,7 @@ def test_the_model_is_left_as_found_and_may_change_afterwards(builder):
 )
 def test_other_inputs_than_the_compiled_ones_are_refused(builder, inputs, described):
     model, example = nn.Sequential(conv(3, 4)), (image(2, 3, 7, 7),)
-    compiled = compile_network(export_program(model, example), find_layers(model, example), {}, {}, builder)
+    compiled = compile_network(export_program(model, example), find_layers(model, example), {}, {}, builder.target)
     with pytest.raises(InputError, match=rf"\(float32 \[2, 3, 7, 7\]\), but got {described}; compile it for these"):
         compiled(*inputs)
 
@@ -280,7 +281,7 @@ def test_a_layer_that_the_program_does_not_hold_is_a_compile_error(builder):
     model, example = nn.Sequential(nn.Linear(3, 4)), (image(2, 3),)
     network = Network((Layer("0", LinearOp(2, 3, 4)), Layer("1", LinearOp(2, 4, 4))))
     with pytest.raises(CompileError, match=r"but \['1'\] are not; exclude them with a rule `dense: true`"):
-        compile_network(export_program(model, example), network, {}, {}, builder)
+        compile_network(export_program(model, example), network, {}, {}, builder.target)
 
 
 @pytest.mark.parametrize("model", [nn.Linear(3, 4), conv(3, 4)])
@@ -290,13 +291,13 @@ def test_a_program_of_another_batch_size_is_a_compile_error(builder, model):
     with pytest.raises(
         CompileError, match=r"every call of layer '0' must compute .* but one has an input \[2, 3, 3, 3\]"
     ):
-        compile_network(export_program(model, two), find_layers(model, one), {}, {}, builder)
+        compile_network(export_program(model, two), find_layers(model, one), {}, {}, builder.target)
 
 
 def test_weights_of_another_dtype_are_refused(builder):
     model, example = nn.Sequential(nn.Linear(3, 4)).double(), (image(2, 3).double(),)
     with pytest.raises(InputError, match=r"float32 weights .* layer '0' has torch\.float64; call `model\.float\(\)`"):
-        compile_network(export_program(model, example), find_layers(model, example), {}, {}, builder)
+        compile_network(export_program(model, example), find_layers(model, example), {}, {}, builder.target)
 
 
 def test_masks_and_plans_of_unknown_layers_are_refused(builder):
@@ -305,6 +306,6 @@ def test_masks_and_plans_of_unknown_layers_are_refused(builder):
     mask = torch.ones(4, 3, dtype=torch.bool)
     for masks, plans in (({"1": mask}, {}), ({}, {"1": LayerPlan()})):
         with pytest.raises(InputError, match=r"must name prunable layers, but got \['1'\]; the layers are \['0'\]"):
-            compile_network(program, network, masks, plans, builder)
+            compile_network(program, network, masks, plans, builder.target)
     with pytest.raises(InputError, match="bool mask of the same shape"):
-        compile_network(program, network, {"0": mask.t()}, {}, builder)
+        compile_network(program, network, {"0": mask.t()}, {}, builder.target)

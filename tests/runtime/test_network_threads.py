@@ -7,14 +7,14 @@ from float64_networks import assert_tree_close, conv, image, in_float64, seeded
 from torch import nn
 
 from pruneaug.network.layers import find_layers
+from pruneaug.runtime.compiler import compile_network
 from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.network import compile_network
 
 
 def test_networks_that_run_at_once_leave_pytorch_its_threads(builder):
     model, inputs = seeded(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8))), (image(1, 3, 16, 16),)
     network, program = find_layers(model, inputs), export_program(model, inputs)
-    pair = [compile_network(program, network, {}, {}, builder) for _ in range(2)]
+    pair = [compile_network(program, network, {}, {}, builder.target) for _ in range(2)]
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -27,7 +27,7 @@ def test_networks_that_run_at_once_leave_pytorch_its_threads(builder):
 
 def test_pytorch_keeps_its_number_of_threads(builder):
     model, inputs = seeded(nn.Sequential(conv(3, 4), nn.ReLU(), nn.MaxPool2d(2))), (image(1, 3, 8, 8),)
-    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), {}, {}, builder)
+    compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), {}, {}, builder.target)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -111,7 +111,7 @@ def softmax(lowering: Lowering, node: fx.Node) -> Activation | None:
     """Over the last dimension of a tensor in plain memory."""
     source, dim = node.args[:2]
     shape = shape_of(node)
-    if not isinstance(source, fx.Node) or len(node.args) > 2 and node.args[2] is not None or node.kwargs:
+    if not isinstance(source, fx.Node) or (len(node.args) > 2 and node.args[2] is not None) or node.kwargs:
         return None
     if int(dim) % max(len(shape), 1) != len(shape) - 1 or source.meta["val"].dtype != torch.float32 or 0 in shape:  # type: ignore[arg-type]
         return None
