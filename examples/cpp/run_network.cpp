@@ -47,7 +47,7 @@ ffi::Tensor MakeInput(const std::string& description) {
       ++at;
     }
   }
-  ffi::Tensor tensor = ffi::Tensor::FromNDAlloc(AlignedMemory(), shape, dtype, DLDevice{kDLCPU, 0});
+  ffi::Tensor tensor = ffi::Tensor::FromNDAlloc(AlignedMemory(), {shape.data(), shape.size()}, dtype, DLDevice{kDLCPU, 0});
   if (dtype.code == kDLFloat && dtype.bits == 32) {
     std::mt19937 generator(0);
     std::normal_distribution<float> normal;

@@ -23,6 +23,9 @@ from pruneaug.sparsity.packing import PackedColumns, pack_columns
 Clamp = tuple[float, float]
 NO_CLAMP: Clamp = (-math.inf, math.inf)
 RELU: Clamp = (0.0, math.inf)
+PRODUCTS = ("vector product", "product", "convolution")
+"""Names of the calls that this module makes, for a token, for tokens and for images."""
+
 _NONE = np.zeros(1, np.float32)  # in place of an array that a kernel does not read
 
 
@@ -60,7 +63,7 @@ def vector_product(weights: Weights, variant: Variant, target: CpuTarget, epilog
     rows = variant.height * (len(packed.indptr) - 1)
     arrays = _arrays(packed, packed.columns, weights, variant, epilogue)
     function = gemv(variant.height, target.lanes, epilogue.activation, epilogue.residual)
-    return KernelCall("vector product", function, (*_dummy(epilogue), *arrays), rows)
+    return KernelCall(PRODUCTS[0], function, (*_dummy(epilogue), *arrays), rows)
 
 
 def token_product(
@@ -69,7 +72,7 @@ def token_product(
     """A linear layer: token planes of K channels (and a residual laid out as `y`) -> token planes of N channels."""
     packed = weights.pack(variant.height)
     offsets = _checked_offsets(packed.columns.astype(np.int64) * x.channel_stride)
-    return _planes_product("product", x, y, packed, offsets, weights, variant, target, epilogue)
+    return _planes_product(PRODUCTS[1], x, y, packed, offsets, weights, variant, target, epilogue)
 
 
 def conv_product(
@@ -103,7 +106,7 @@ def conv_product(
         conv_group = row_group * variant.height // (op.out_channels // op.groups)
         column_offsets += conv_group * channels * x.channel_stride
     return _planes_product(
-        "convolution", x, y, packed, _checked_offsets(column_offsets), weights, variant, target, epilogue
+        PRODUCTS[2], x, y, packed, _checked_offsets(column_offsets), weights, variant, target, epilogue
     )
 
 

@@ -47,6 +47,8 @@ def fuse_attention(graph: fx.GraphModule) -> int:
         if found is None or joined is None:
             continue
         scores, v = found
+        if not _is_plain(scores, v):
+            continue
         sources = [_split_heads(x) for x in (scores.q, scores.k, v)]
         if any(source is None for source in sources):
             continue
@@ -63,6 +65,13 @@ def fuse_attention(graph: fx.GraphModule) -> int:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return count
+
+
+def _is_plain(scores: _Scores, v: fx.Node) -> bool:
+    """Whether all values are float32, and each head of q has its own in k and v: nothing is broadcast but the mask."""
+    operands = [x.meta["val"] for x in (scores.q, scores.k, v)]
+    given = operands if scores.mask is None else [*operands, scores.mask.meta["val"]]
+    return all(x.dtype == torch.float32 for x in given) and len({x.shape[:2] for x in operands}) == 1
 
 
 def _match(node: fx.Node) -> tuple[_Scores, fx.Node] | None:

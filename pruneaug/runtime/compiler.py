@@ -29,6 +29,7 @@ from pruneaug.runtime.schedule import build
 from pruneaug.runtime.signature import Signature
 from pruneaug.runtime.simplify import simplify
 from pruneaug.runtime.steps import Steps
+from pruneaug.runtime.unbatched import add_batches
 
 
 def compile_network(
@@ -84,6 +85,7 @@ def compile_programs(
 def prepare(program: ExportedProgram) -> fx.GraphModule:
     """The program as the graph that is lowered: functional, batch-norms and constants folded, attention as one node."""
     graph = functional_graph(program)
+    add_batches(graph)
     fold_batchnorms(graph)
     simplify(graph)
     fuse_attention(graph)
@@ -93,7 +95,7 @@ def prepare(program: ExportedProgram) -> fx.GraphModule:
 def _lower(
     graph: fx.GraphModule, masks: Mapping[str, torch.Tensor], plans: Mapping[str, LayerPlan], target: CpuTarget
 ) -> Steps:
-    convolutions = [conv_op(call) for call in layer_calls(graph) if call.weight.dim() == 4 and len(call.shape) == 4]
+    convolutions = [conv_op(call) for call in layer_calls(graph) if call.weight.dim() == 4]
     return Lowering(graph, target, Layouts(convolutions, target.lanes), masks, plans).run(HANDLERS)
 
 

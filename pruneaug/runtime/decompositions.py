@@ -219,7 +219,8 @@ def _addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: Any = 1, alpha: Any = 1) ->
 def _unfold(x: Any, dim: int, size: int, step: int) -> Any:
     windows: Any = (x.shape[dim] - size) // step + 1
     index = (torch.arange(windows)[:, None] * step + torch.arange(size)).reshape(-1)
-    return torch.index_select(x, dim, index).unflatten(dim, (windows, size)).movedim(dim + 1 if dim >= 0 else dim, -1)
+    gathered: Any = torch.index_select(x, dim, index)
+    return gathered.unflatten(dim, (windows, size)).movedim(dim + 1 if dim >= 0 else dim, -1)
 
 
 def _cdist(a: Tensor, b: Tensor, p: float, compute_mode: int | None = None) -> Any:

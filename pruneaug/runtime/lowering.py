@@ -116,11 +116,13 @@ class Lowering:
     def image(self, node: fx.Node) -> Held | None:
         """A tensor [images, channels, rows, cols] in the planes of its size; None for other tensors."""
         activation = self.value(node)
-        if activation.held is not None and activation.held.channel_dim == CHANNELS_FIRST and len(activation.shape) == 4:
-            return activation.held
         if len(activation.shape) != 4 or activation.dtype != torch.float32 or 0 in activation.shape:
             return None
         planes = self.layouts.image(*activation.shape)
+        held = activation.held
+        # A view may have left it in planes of another size: tokens, or an image of other rows.
+        if held is not None and held.channel_dim == CHANNELS_FIRST and held.planes == planes:
+            return held
         call = phase_copy(_four(activation.shape), planes, ((0, 0),), (1, 1), self.target.lanes)
         activation.held = Held(self._convert(call, activation, planes), planes, CHANNELS_FIRST)
         return activation.held
@@ -141,11 +143,16 @@ class Lowering:
         activation.held = Held(self._convert(call, activation, planes), planes, CHANNELS_LAST)
         return activation.held
 
-    def compact_tokens(self, node: fx.Node) -> Held | None:
-        """`tokens`, without gaps between rows of images."""
-        held = self.tokens(node)
+    def sequences(self, node: fx.Node) -> Held | None:
+        """A tensor [images, tokens, channels] in planes of so many images, without gaps between rows of an image."""
+        activation = self.value(node)
+        held = activation.held
+        if held is not None and held.planes.images != activation.shape[0]:
+            self.plain_of(activation)
+            activation.held = None  # a view has left it in planes of other images
+        held = self.tokens_of(activation)
         if held is not None:
-            held = self.value(node).held = self._compact(held)
+            held = activation.held = self._compact(held)
         return held
 
     def like(self, node: fx.Node, held: Held) -> Held | None:

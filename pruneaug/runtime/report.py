@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pruneaug.kernels.products import PRODUCTS
 from pruneaug.runtime.steps import KernelStep, Steps
 
 
@@ -36,6 +37,11 @@ class CompileReport:
     def fallbacks(self) -> tuple[str, ...]:
         """The operators that have no kernel of ours, a string for each run of them."""
         return tuple(step.origin for step in self.steps if step.kernel is None)
+
+    @property
+    def products(self) -> int:
+        """How many calls of linear layers and convolutions our kernels compute."""
+        return sum(step.kernel in PRODUCTS for step in self.steps)
 
     def to_json(self) -> list[dict[str, Any]]:
         return [asdict(step) for step in self.steps]

@@ -19,7 +19,7 @@ _IDENTITIES = {
 # The results of these are the input wherever dtype and shape agree.
 _CASTS = {
     _aten.to.dtype, _aten.to.dtype_layout, _aten.to.device, _aten._to_copy.default, _aten.expand.default,
-    _aten.view.default, _aten.reshape.default, _aten.type_as.default,
+    _aten.reshape.default, _aten.type_as.default,
 }  # fmt: skip
 _ASSERTIONS = {_aten._assert_tensor_metadata.default, _aten._assert_async.msg, _aten.sym_constrain_range.default}
 
@@ -36,6 +36,8 @@ def _remove_identities(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.op != "call_function":
             continue
+        if node.target is _aten.view.default:
+            node.target = _aten.reshape.default  # what made its input contiguous goes
         if node.target in _ASSERTIONS:
             graph.graph.erase_node(node)
         elif node.target in _IDENTITIES or (node.target in _CASTS and _is_same(node)):

@@ -41,7 +41,7 @@ def test_several_threads_may_call_at_once(builder):
     model = seeded(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4), nn.Flatten(), nn.Linear(196, 3)))
     inputs = [image(1, 3, 7, 7) * scale for scale in range(12)]
     compiled = compile_network(
-        export_program(model, (inputs[0],)), find_layers(model, (inputs[0],)), {}, {}, builder
+        export_program(model, (inputs[0],)), find_layers(model, (inputs[0],)), {}, {}, builder.target
     )  # fmt: skip
     with ThreadPoolExecutor(3) as pool:
         for x, got in zip(inputs, pool.map(compiled, inputs)):

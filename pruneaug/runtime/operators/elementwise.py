@@ -39,11 +39,12 @@ def unary(lowering: Lowering, node: fx.Node) -> Activation | None:
 
 def binary(lowering: Lowering, node: fx.Node) -> Activation | None:
     """A tensor in planes with a tensor in the same planes, one value an image and channel, or constants."""
-    if node.kwargs or len(node.args) != 2:
+    if node.kwargs or len(node.args) != 2 or node.meta["val"].dtype != torch.float32:
         return None
     x, other = node.args
     op = BINARY[node.target]
-    if lowering.held(x) is None and op in ("add", "mul"):
+    is_whole = lowering.held(x) is not None and isinstance(x, fx.Node) and shape_of(x) == shape_of(node)
+    if not is_whole and op in ("add", "mul"):
         x, other = other, x
     held = lowering.held(x)
     if held is None or not isinstance(x, fx.Node) or shape_of(x) != shape_of(node):

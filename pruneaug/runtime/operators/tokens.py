@@ -26,7 +26,7 @@ _aten = torch.ops.aten
 def attention(lowering: Lowering, node: fx.Node) -> Activation | None:
     """The node of `pruneaug.runtime.attention`. A mask that hides nothing is left out."""
     q_node, k_node, v_node, mask_node = node.args
-    held = [lowering.compact_tokens(source) for source in (q_node, k_node, v_node)]  # type: ignore[arg-type]
+    held = [lowering.sequences(source) for source in (q_node, k_node, v_node)]  # type: ignore[arg-type]
     q, k, v = held
     assert q is not None
     assert k is not None
