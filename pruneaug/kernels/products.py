@@ -69,9 +69,12 @@ def vector_product(weights: Weights, variant: Variant, target: CpuTarget, epilog
 def token_product(
     x: Planes, y: Planes, weights: Weights, variant: Variant, target: CpuTarget, epilogue: Epilogue
 ) -> KernelCall:
-    """A linear layer: token planes of K channels (and a residual laid out as `y`) -> token planes of N channels."""
+    """A linear layer: planes of K channels (and a residual laid out as `y`) -> planes of N channels.
+
+    `y` differs from `x` only in its channels: both are tokens, or images whose positions are the tokens.
+    """
     packed = weights.pack(variant.height)
-    offsets = _checked_offsets(packed.columns.astype(np.int64) * x.channel_stride)
+    offsets = _checked_offsets(packed.columns.astype(np.int64) * x.channel_stride + x.lead)
     return _planes_product(PRODUCTS[1], x, y, packed, offsets, weights, variant, target, epilogue)
 
 

@@ -41,6 +41,7 @@ def extract_region(graph: fx.GraphModule, nodes: Sequence[fx.Node]) -> Region:
 
     Raises CompileError for a shape that depends on values, and for a result that is read outside and no tensor.
     """
+    nodes = [node for node in nodes if node.users or node.meta.get("val") is not None]  # no assertions
     inside = set(nodes)
     root = nn.Module()
     body = fx.Graph()

@@ -196,10 +196,13 @@ def _matmul(importer: Importer, node: fx.Node) -> Any:
     return importer.block_builder.emit(relax.op.matmul(importer.env[node.args[0]], importer.env[node.args[1]]))
 
 
-def _scatter_add(importer: Importer, node: fx.Node) -> Any:
+def _scatter(reduction: str, importer: Importer, node: fx.Node) -> Any:
+    emit, env = importer.block_builder.emit, importer.env
     x, dim, index, source = node.args[:4]
-    env = importer.env
-    return importer.block_builder.emit(relax.op.scatter_elements(env[x], env[index], env[source], dim, "add"))
+    sizes = [int(size) for size in env[index].ty.shape]
+    # PyTorch reads of the source what the index covers.
+    values = emit(relax.op.strided_slice(env[source], list(range(len(sizes))), [0] * len(sizes), sizes))
+    return emit(relax.op.scatter_elements(env[x], env[index], values, dim, reduction))
 
 
 _WRONG = ("_upsample_bilinear2d_aa.default",)  # computed otherwise than by PyTorch
@@ -215,5 +218,6 @@ _CONVERTERS: dict[str, Callable[[Importer, fx.Node], Any]] = {
     "prod.dim_int": partial(_reduce, relax.op.prod),
     "mm.default": _matmul,
     "bmm.default": _matmul,
-    "scatter_add.default": _scatter_add,
+    "scatter.src": partial(_scatter, "update"),
+    "scatter_add.default": partial(_scatter, "add"),
 }

@@ -52,33 +52,28 @@ def test_every_cell_of_an_op_is_measured_and_right(measurer, op):
             parse_variant(record.variant)
 
 
-def add_a_little(kernel):
-    return lambda x: kernel(x) * 1.001
+def add_a_little(y):
+    return y * 1.001
 
 
-def forget_the_last_row(kernel):
-    def wrong(x):
-        y = kernel(x).clone()
-        y[..., -1] = 0.0
-        return y
-
-    return wrong
+def forget_the_last_row(y):
+    y[..., -1] = 0.0
+    return y
 
 
-def spoil_one_value(kernel):
-    def wrong(x):
-        y = kernel(x).clone()
-        y.view(-1)[y.numel() // 2] = math.nan
-        return y
-
-    return wrong
+def spoil_one_value(y):
+    y.view(-1)[y.numel() // 2] = math.nan
+    return y
 
 
 @pytest.mark.parametrize("op", [LINEAR, OPS[2]], ids=lambda op: op.key)
 @pytest.mark.parametrize("spoil", [add_a_little, forget_the_last_row, spoil_one_value])
 def test_a_kernel_that_computes_something_else_becomes_an_error_record(measurer, monkeypatch, op, spoil):
-    bind = measure.bind
-    monkeypatch.setattr(measure, "bind", lambda *args: spoil(bind(*args)))
+    class Wrong(measure.LayerKernel):
+        def result(self):
+            return spoil(super().result().clone())
+
+    monkeypatch.setattr(measure, "LayerKernel", Wrong)
     cells = [Cell(op, "dense", 0.0, "torch"), Cell(op, "block:4x1", 0.5), Cell(op, "dense", 0.0)]
     torchs, sparse, dense = measurer.measure(op, cells)
     assert torchs.error is None
@@ -90,13 +85,13 @@ def test_a_kernel_that_computes_something_else_becomes_an_error_record(measurer,
 
 
 def test_a_kernel_that_raises_becomes_an_error_record_and_the_next_cell_is_measured(measurer, monkeypatch):
-    bind = measure.bind
+    working = measure.LayerKernel
 
     def fail_once(*args):
-        monkeypatch.setattr(measure, "bind", bind)
+        monkeypatch.setattr(measure, "LayerKernel", working)
         raise RuntimeError("told to fail")
 
-    monkeypatch.setattr(measure, "bind", fail_once)
+    monkeypatch.setattr(measure, "LayerKernel", fail_once)
     first, second = measurer.measure(LINEAR, [Cell(LINEAR, "block:4x1", 0.5), Cell(LINEAR, "block:4x1", 0.9)])
     assert (first.error, second.error) == ("RuntimeError: told to fail", None)
 

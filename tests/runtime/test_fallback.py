@@ -8,7 +8,7 @@ from torch import nn
 
 from pruneaug.errors import CompileError
 from pruneaug.runtime.fallback import extract_region, import_region
-from pruneaug.runtime.graph import program_graph
+from pruneaug.runtime.graph import export_program, program_graph
 
 
 def floats(*shape):
@@ -58,7 +58,7 @@ FUNCTIONS = {
     "clamps": lambda x: (x.clamp(max=0.1), x.clamp_min(-0.2), x.clamp(torch.zeros(5), torch.ones(5)), F.relu6(x)),
     "roots": lambda x: (x.abs().rsqrt(), x.abs() ** 0.5, x**3, 2.0**x, torch.erfc(x), torch.hypot(x, x)),
     "softmax": lambda x: (x.softmax(1), x.log_softmax(-1), x.logsumexp(-1), torch.logaddexp(x, -x)),
-    "comparisons": lambda x: ((x > 0) == (x < 1), (x > 0) & (x < 1), ~(x > 0), torch.isfinite(x / 0), (x > 0) ^ True),
+    "comparisons": lambda x: ((x > 0) == (x < 1), (x > 0) & (x < 1), ~(x > 0), torch.isfinite(x / x.relu()), (x > 0) ^ True),
     "where": lambda x: (torch.where(x > 0, x, 0.0), torch.where(x > 0, 1, 0), torch.where(x > 0, x, torch.tensor(1))),
     "masked fill": lambda x: x.masked_fill(x > 0, float("-inf")),
     "mixed dtypes": lambda x: (x * (x > 0), x * torch.arange(5), torch.cat([x, torch.ones(2, 1, 5).int()], 1)),
@@ -127,7 +127,12 @@ IMAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", IMAGES)
+SLOW = ("bicubic", "bilinear")  # to compile
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in IMAGES]
+)
 def test_a_function_of_images_is_computed(name):
     function, *layers = IMAGES[name]
     tolerance = 3e-5 if name == "group norm" else 1e-5  # with a mean that is a hundred times the deviation
@@ -138,19 +143,19 @@ def test_a_function_of_images_is_computed(name):
     "inputs", [(floats(), floats(2, 3)), (integers(2, 3) > 0, floats(3)), (integers(), integers(3))]
 )
 def test_tensors_of_no_dimension_and_of_any_dtype_are_inputs_and_outputs(inputs):
-    assert_computes_what_pytorch_does(Function(lambda a, b: (a * b, a, b + 1) if a.dim() else (a * b, a + 1)), *inputs)
+    assert_computes_what_pytorch_does(Function(lambda a, b: (a * b, a == b, a + 1)), *inputs)
 
 
 def test_a_region_is_a_part_of_a_graph():
-    def function(x, weight):
-        y = torch.sin(x) + weight
+    def function(x, y):
+        y = torch.sin(x) + y
         first, second = y.split(2)
         return torch.cumsum(y, 0) * first.mean() + second.mean()
 
     graph = graph_of(Function(function), floats(4, 3), floats(3))
     nodes = calls(graph)
     region = extract_region(graph, nodes[1:-3])
-    assert [node.name for node in region.inputs] == ["sin", "weight"]
+    assert [node.name for node in region.inputs] == ["sin", "inputs_1"]
     assert all(any(user in nodes[-3:] for user in node.users) for node in region.outputs)
     inputs = (floats(4, 3).sin(), floats(3))
     results = run(region_module(region), *inputs)
@@ -187,8 +192,6 @@ def test_shapes_that_depend_on_values_are_an_error():
 
 
 def test_a_region_that_changes_its_input_is_an_error():
-    from pruneaug.runtime.graph import export_program
-
     graph = program_graph(export_program(Function(lambda x: torch.relu_(x.sin())), (floats(5),)))
     with pytest.raises(CompileError, match="make the graph functional first"):
         import_region(extract_region(graph, calls(graph)[1:]))
