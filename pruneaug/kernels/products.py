@@ -58,9 +58,17 @@ class Weights:
 
 
 def vector_product(weights: Weights, variant: Variant, target: CpuTarget, epilogue: Epilogue) -> KernelCall:
-    """A linear layer for one token: plain float32 [K] (and a residual [N]) -> [N]."""
+    """A linear layer for one token: plain float32 [K] (and a residual [N]) -> [N].
+
+    Raises CompileError if the height of `variant` does not divide N, or is no power of two.
+    """
+    rows = len(weights.matrix)
+    if rows % variant.height or variant.height & (variant.height - 1):
+        raise CompileError(
+            f"a variant for one token must have a height that is a power of two and divides the {rows} outputs of the "
+            f"layer, but got {variant}; choose another height"
+        )
     packed = weights.pack(variant.height)
-    rows = variant.height * (len(packed.indptr) - 1)
     arrays = _arrays(packed, packed.columns, weights, variant, epilogue)
     function = gemv(variant.height, target.lanes, epilogue.activation, epilogue.residual)
     return KernelCall(PRODUCTS[0], function, (*_dummy(epilogue), *arrays), rows)

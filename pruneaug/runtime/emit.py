@@ -104,7 +104,9 @@ class _Emitter:
         key = (id(array), shape)
         if key not in self._constants:
             # The array is kept: its identity must not pass to another one.
-            self._constants[key] = (array, relax.const(np.ascontiguousarray(array).reshape(shape)))
+            values = np.ascontiguousarray(array).reshape(shape)
+            # Without its dtype TVM would narrow one of 64 bits.
+            self._constants[key] = (array, relax.const(values, str(values.dtype)))
         return self._constants[key][1]
 
 

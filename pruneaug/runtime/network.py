@@ -101,8 +101,10 @@ def load_network(path: str | Path) -> CompiledNetwork:
 
 def _aligned(value: Any) -> torch.Tensor:
     """The input as a contiguous tensor in memory that vector loads can read."""
-    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else value.detach()
-    tensor = tensor.contiguous()
+    if isinstance(value, np.ndarray):
+        # PyTorch takes no negative strides, and warns about memory that it may not write.
+        value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    tensor = value.detach().contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 

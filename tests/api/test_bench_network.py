@@ -60,7 +60,8 @@ def test_a_network_is_measured_pruned_and_dense_beside_the_others(mine, measured
     result = bench_network(**mine, against=["torch"], batch=2, threads=1, rounds=3)
     assert result.keys() == KEYS
     assert (result["network"], result["pattern"], result["sparsity"]) == ("bench_me:build", "block:8x1", 0.9)
-    assert (result["batch"], result["threads"], result["predicted_ms"]) == (2, 1, None)
+    assert (result["batch"], result["threads"]) == (2, 1)
+    assert result["predicted_ms"] > 0
     assert set(result["latency_ms"]) == {"torch", OWN_DENSE, OWN_SPARSE}
     assert result["speedup_vs_best_dense"] > 1
     assert result["kept_dense"] == [{"name": "4", "reason": "its weight matrix is only 3x16, too small for block:8x1"}]

@@ -112,9 +112,9 @@ def test_a_kernel_is_compiled_once_even_when_threads_ask_for_it_at_once(builder,
     compiled = []
     compile_once = build.compile_function
     monkeypatch.setattr(build, "compile_function", lambda *args: compiled.append(args) or compile_once(*args))
-    own = Builder(builder.target)
+    own, call = Builder(builder.target), added(3)
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: own.run(added(3), torch.ones(48)), range(8)))
+        results = list(pool.map(lambda _: own.run(call, torch.ones(48)), range(8)))
     assert len(compiled) == 1
     assert all(torch.equal(result, torch.full((48,), 3.0)) for result in results)
 

@@ -46,25 +46,44 @@ FUNCTIONS = {
         x[torch.tensor([[0], [1]]), torch.tensor([[0, 1, 2]])],
     ),
     "assignment": set_values,
-    "scatter": lambda x: (x.scatter_add(1, torch.ones(2, 3, 5).long(), x), x.scatter(1, torch.ones(2, 1, 5).long(), 3.0)),
+    "scatter": lambda x: (
+        x.scatter_add(1, torch.ones(2, 3, 5).long(), x),
+        x.scatter(1, torch.ones(2, 1, 5).long(), 3.0),
+    ),
     "index add": lambda x: x.index_add(1, torch.tensor([0, 2, 0]), x[:, :3]),
     "unfold": lambda x: (x.unfold(1, 3, 2), F.unfold(x[:, None], 2, padding=1)),
     "fold": lambda x: F.fold(F.unfold(x[:, None], 2), (6, 5), 2),
-    "shapes": lambda x: (x.permute(2, 0, 1), x.transpose(1, 2).reshape(2, -1), x[:, None].expand(2, 3, 6, 5), x.flip(1)),
+    "shapes": lambda x: (
+        x.permute(2, 0, 1),
+        x.transpose(1, 2).reshape(2, -1),
+        x[:, None].expand(2, 3, 6, 5),
+        x.flip(1),
+    ),
     "pieces": lambda x: (*x.split([1, 5], 1), *x.chunk(2, 1), *x.unbind(1)[:2], torch.stack([x, x], -1)),
     "padding": lambda x: (F.pad(x, (1, 2), value=3.0), F.pad(x, (2, 1), mode="reflect"), F.pad(x, (-1, 2))),
-    "sums": lambda x: (torch.add(x, x, alpha=2), torch.sub(x, 1, alpha=3), 1 - x, torch.addmm(x[0], x[0], x[0, :5], beta=2)),
+    "sums": lambda x: (
+        torch.add(x, x, alpha=2),
+        torch.sub(x, 1, alpha=3),
+        1 - x,
+        torch.addmm(x[0], x[0], x[0, :5], beta=2),
+    ),
     "activations": lambda x: (F.selu(x), F.elu(x, 0.3), F.mish(x), F.hardswish(x), F.softplus(x), F.logsigmoid(x)),
     "clamps": lambda x: (x.clamp(max=0.1), x.clamp_min(-0.2), x.clamp(torch.zeros(5), torch.ones(5)), F.relu6(x)),
     "roots": lambda x: (x.abs().rsqrt(), x.abs() ** 0.5, x**3, 2.0**x, torch.erfc(x), torch.hypot(x, x)),
     "softmax": lambda x: (x.softmax(1), x.log_softmax(-1), x.logsumexp(-1), torch.logaddexp(x, -x)),
-    "comparisons": lambda x: ((x > 0) == (x < 1), (x > 0) & (x < 1), ~(x > 0), torch.isfinite(x / x.relu()), (x > 0) ^ True),
+    "comparisons": lambda x: (
+        (x > 0) == (x < 1),
+        (x > 0) & (x < 1),
+        ~(x > 0),
+        torch.isfinite(x / x.relu()),
+        (x > 0) ^ True,
+    ),
     "where": lambda x: (torch.where(x > 0, x, 0.0), torch.where(x > 0, 1, 0), torch.where(x > 0, x, torch.tensor(1))),
     "masked fill": lambda x: x.masked_fill(x > 0, float("-inf")),
     "mixed dtypes": lambda x: (x * (x > 0), x * torch.arange(5), torch.cat([x, torch.ones(2, 1, 5).int()], 1)),
     "distances": lambda x: (torch.cdist(x, x * 2), F.cosine_similarity(x, x + 1), F.pairwise_distance(x[0], x[1])),
     "casts": lambda x: (x.double(), x.long(), x.bool(), x.half().float()),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -94,15 +113,29 @@ def test_a_function_of_integers_is_computed(name):
 
 IMAGES = {
     "pixel shuffle": (lambda x: (F.pixel_shuffle(x, 2), F.channel_shuffle(x, 2)),),
-    "nearest": (lambda x: (F.interpolate(x, scale_factor=2), F.interpolate(x, size=(7, 10)), F.interpolate(x, scale_factor=0.5)),),
-    "bilinear": (lambda x: (F.interpolate(x, scale_factor=1.7, mode="bilinear"), F.interpolate(x, size=(5, 13), mode="bilinear", align_corners=True)),),
+    "nearest": (
+        lambda x: (
+            F.interpolate(x, scale_factor=2),
+            F.interpolate(x, size=(7, 10)),
+            F.interpolate(x, scale_factor=0.5),
+        ),
+    ),
+    "bilinear": (
+        lambda x: (
+            F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+            F.interpolate(x, size=(5, 13), mode="bilinear", align_corners=True),
+        ),
+    ),
     "bicubic": (lambda x: F.interpolate(x, scale_factor=2, mode="bicubic"),),
     "grid sample": (lambda x: F.grid_sample(x, torch.tanh(x[:, :2].permute(0, 2, 3, 1)), align_corners=False),),
     "grouped convolution": (lambda x, layer: layer(x), nn.Conv2d(4, 6, 3, padding=1, groups=2)),
     "depthwise convolution": (lambda x, layer: layer(x), nn.Conv2d(4, 4, 3, padding=1, groups=4, stride=2)),
     "same convolution": (lambda x, layer: layer(x), nn.Conv2d(4, 3, (3, 4), padding="same")),
     "convolution 1d": (lambda x, layer: layer(x.flatten(2)), nn.Conv1d(4, 6, 3, padding=2, dilation=2)),
-    "transposed convolution": (lambda x, layer: layer(x), nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1)),
+    "transposed convolution": (
+        lambda x, layer: layer(x),
+        nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1),
+    ),
     "grouped transposed convolution": (lambda x, layer: layer(x), nn.ConvTranspose2d(4, 6, 3, groups=2, dilation=2)),
     "group norm": (lambda x, layer: (layer(x), F.group_norm(x + 100, 4)), nn.GroupNorm(2, 4)),
     "instance norm": (lambda x, layer: (layer(x), F.instance_norm(x)), nn.InstanceNorm2d(4, affine=True)),
@@ -124,7 +157,7 @@ IMAGES = {
             F.scaled_dot_product_attention(x, x, x, x @ x.transpose(-1, -2), scale=0.3),
         ),
     ),
-}  # fmt: skip
+}
 
 
 SLOW = ("bicubic", "bilinear")  # to compile
