@@ -104,7 +104,7 @@ def _aligned(value: Any) -> torch.Tensor:
     if isinstance(value, np.ndarray):
         # PyTorch takes no negative strides, and warns about memory that it may not write.
         value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
-    tensor = value.detach().contiguous()
+    tensor: torch.Tensor = value.detach().contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
