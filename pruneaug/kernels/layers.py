@@ -60,7 +60,7 @@ def layer_calls(
         return x, y, [token_product(x, y, weights, variant, target, epilogue)]
     layouts = Layouts([op], lanes)
     x, y = layouts.input(op), layouts.output(op)
-    if layouts.reads_in_place(op):
+    if variant.positions or layouts.reads_in_place(op):
         return x, y, [conv_product(op, x, y, weights, variant, target, epilogue)]
     return x, y, copied_convolution(op, x, y, layouts, weights, variant, target, epilogue)
 
@@ -76,9 +76,14 @@ def copied_convolution(
     epilogue: Epilogue,
 ) -> list[KernelCall]:
     """A convolution that reads a copy of its input, which lies in planes or plain as [batch, channels, rows, cols]."""
-    copy = layouts.phase_images(op)
+    if variant.positions:
+        copy = layouts.input(op)
+        call = phase_copy(x, copy, ((0, 0),), (1, 1), target.lanes)
+    else:
+        copy = layouts.phase_images(op)
+        call = phase_copy(x, copy, taps(op).phases, op.stride, target.lanes)
     return [
-        phase_copy(x, copy, taps(op).phases, op.stride, target.lanes),
+        call,
         conv_product(op, copy, y, weights, variant, target, epilogue),
     ]
 

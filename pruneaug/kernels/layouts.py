@@ -60,13 +60,18 @@ class Layouts:
         ops = list(dict.fromkeys(ops))
         self._pitch: dict[tuple[int, int], int] = {}
         for op in ops:
-            size = op.out_size
-            self._pitch[size] = max(self._pitch_of(size), _least_pitch(op))
+            for size, pitch in (
+                (op.out_size, _least_pitch(op)),
+                ((op.height, op.width), op.width + max(_overhang(op))),
+            ):
+                self._pitch[size] = max(self._pitch_of(size), pitch)
         self._around: dict[tuple[int, int], tuple[int, int]] = {}
         for op in ops:
+            size = (op.height, op.width)
+            reaches = [_input_reach(op, self._pitch_of(size))]
             if self.reads_in_place(op):
-                size = (op.height, op.width)
-                before, after = _reach(op, self._pitch_of(size), lanes)
+                reaches.append(_reach(op, self._pitch_of(size), lanes))
+            for before, after in reaches:
                 most = self._around_of(size)
                 self._around[size] = max(before, most[0]), max(after, most[1])
 
@@ -77,7 +82,10 @@ class Layouts:
         return image_planes(images, channels, rows, cols, self.lanes, pitch=pitch, before=before, after=after)
 
     def reads_in_place(self, op: Conv2dOp) -> bool:
-        """Whether the convolution reads its input where it lies; otherwise it needs a copy in `phase_images`."""
+        """Whether positions as lanes read the input where it lies; otherwise they need a copy in `phase_images`.
+
+        Rows as lanes always read it there.
+        """
         return op.stride == (1, 1) and self._pitch_of((op.height, op.width)) == self._pitch_of(op.out_size)
 
     def input(self, op: Conv2dOp) -> Planes:
@@ -122,6 +130,21 @@ def _least_pitch(op: Conv2dOp) -> int:
     shifts = taps(op)
     (_, left), (_, right) = shifts.least_shift, shifts.largest_shift
     return max(_phase_size(op)[1] - left, op.out_size[1] + right)
+
+
+def _overhang(op: Conv2dOp) -> tuple[int, int]:
+    """Columns of zeros that `op` reads left and right of a row of its input, not negative."""
+    _, left, _, _ = op.padding
+    last = (op.out_size[1] - 1) * op.stride[1] + (op.kernel[1] - 1) * op.dilation[1] - left
+    return left, max(0, last - (op.width - 1))
+
+
+def _input_reach(op: Conv2dOp, pitch: int) -> tuple[int, int]:
+    """Values read before the first and behind the last position of the input itself."""
+    top, _, _, _ = op.padding
+    left, right = _overhang(op)
+    last = (op.out_size[0] - 1) * op.stride[0] + (op.kernel[0] - 1) * op.dilation[0] - top
+    return top * pitch + left, max(0, last - (op.height - 1)) * pitch + right
 
 
 def _reach(op: Conv2dOp, pitch: int, lanes: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pruneaug.kernels.call import KernelCall
 from pruneaug.kernels.gemv import gemv
 from pruneaug.kernels.layouts import taps
 from pruneaug.kernels.planes import Planes
+from pruneaug.kernels.row_spmm import image_tiles, row_spmm
 from pruneaug.kernels.spmm import spmm
 from pruneaug.kernels.variants import Variant
 from pruneaug.network.ops import Conv2dOp
@@ -91,22 +92,14 @@ def conv_product(
 ) -> KernelCall:
     """A convolution: image planes (and a residual laid out as `y`) -> image planes.
 
-    `x` is its input, or the copy of its phase images, with rows as far apart as those of `y`. Raises CompileError if
-    the rows of a group of `variant` lie in several groups of the convolution.
+    `x` is its input, or the copy of its phase images, with rows as far apart as those of `y`. A variant with rows as
+    lanes takes the input itself, whatever the stride. Raises CompileError if the rows of a group of `variant` lie in
+    several groups of the convolution.
     """
-    if x.pitch != y.pitch:
-        raise CompileError(f"a convolution's input needs rows {y.pitch} apart, but got {x.pitch}; report this bug")
-    packed = weights.pack(variant.height)
-    reads = taps(op)
-    phase = {phase: index for index, phase in enumerate(reads.phases)}
     channels = op.in_channels // op.groups
-    offsets = [
-        (phase[phase_y, phase_x] * op.in_channels + channel) * x.channel_stride + shift_y * x.pitch + shift_x + x.lead
-        for phase_y, shift_y in reads.rows
-        for phase_x, shift_x in reads.cols
-        for channel in range(channels)
-    ]
-    column_offsets = np.asarray(offsets, np.int64)[packed.columns]
+    offsets = _input_offsets(op, x) if variant.positions else _phase_offsets(op, x, y)
+    packed = _by_channel(weights.pack(variant.height), channels, len(weights.matrix[0]) // channels)
+    column_offsets = offsets[packed.columns]
     if op.groups > 1:
         if op.out_channels // op.groups % variant.height:
             raise CompileError(
@@ -117,8 +110,44 @@ def conv_product(
         conv_group = row_group * variant.height // (op.out_channels // op.groups)
         column_offsets += conv_group * channels * x.channel_stride
     return _planes_product(
-        PRODUCTS[2], x, y, packed, _checked_offsets(column_offsets), weights, variant, target, epilogue
+        PRODUCTS[2], x, y, packed, _checked_offsets(column_offsets), weights, variant, target, epilogue, op.stride
     )
+
+
+def _phase_offsets(op: Conv2dOp, x: Planes, y: Planes) -> npt.NDArray[np.int64]:
+    """Where each column of the weight matrix reads in the phase images `x`, for the first position."""
+    if x.pitch != y.pitch:
+        raise CompileError(f"a convolution's input needs rows {y.pitch} apart, but got {x.pitch}; report this bug")
+    reads = taps(op)
+    phase = {phase: index for index, phase in enumerate(reads.phases)}
+    offsets = [
+        (phase[phase_y, phase_x] * op.in_channels + channel) * x.channel_stride + shift_y * x.pitch + shift_x + x.lead
+        for phase_y, shift_y in reads.rows
+        for phase_x, shift_x in reads.cols
+        for channel in range(op.in_channels // op.groups)
+    ]
+    return np.asarray(offsets, np.int64)
+
+
+def _input_offsets(op: Conv2dOp, x: Planes) -> npt.NDArray[np.int64]:
+    """Where each column of the weight matrix reads in the input `x`, for the first position."""
+    top, left, _, _ = op.padding
+    offsets = [
+        channel * x.channel_stride + (k_y * op.dilation[0] - top) * x.pitch + k_x * op.dilation[1] - left + x.lead
+        for k_y in range(op.kernel[0])
+        for k_x in range(op.kernel[1])
+        for channel in range(op.in_channels // op.groups)
+    ]
+    return np.asarray(offsets, np.int64)
+
+
+def _by_channel(packed: PackedColumns, channels: int, taps: int) -> PackedColumns:
+    """The columns of each group in another order: those of one input channel together, which share cache lines."""
+    if taps == 1:
+        return packed
+    group = np.repeat(np.arange(len(packed.indptr) - 1), np.diff(packed.indptr))
+    order = np.lexsort((packed.columns // channels, packed.columns % channels, group))
+    return replace(packed, values=packed.values[order], columns=packed.columns[order])
 
 
 def runs(planes: Planes, lanes: int) -> tuple[int, int]:
@@ -142,7 +171,21 @@ def _planes_product(
     variant: Variant,
     target: CpuTarget,
     epilogue: Epilogue,
+    stride: tuple[int, int] = (1, 1),
 ) -> KernelCall:
+    arrays = _arrays(packed, offsets, weights, variant, epilogue)
+    rows = variant.height * (len(packed.indptr) - 1)
+    size = max(rows, y.channels) * y.channel_stride
+    if variant.positions:
+        tiles = image_tiles(y, variant.positions, stride[0] * x.pitch, stride[1], target.lanes)
+        function = row_spmm(
+            variant.height, tiles, target.lanes, epilogue.activation, epilogue.residual, y.zero_border
+        )  # fmt: skip
+        # Work that is not divided by rows of the matrix is divided by rows of the image.
+        bands = target.threads if variant.splits == 1 else 1
+        strides = (x.image_stride, y.image_stride, y.channel_stride, y.lead)
+        sizes = np.array([y.images, *strides, variant.splits, bands], np.int32)
+        return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes), size)
     images, positions = runs(y, target.lanes)
     sizes = np.array(
         [images, positions, x.image_stride, y.image_stride, y.channel_stride, y.lead, variant.splits], np.int32
@@ -157,11 +200,7 @@ def _planes_product(
         epilogue.residual,
         y.zero_border,
     )
-    rows = variant.height * (len(packed.indptr) - 1)
-    arrays = _arrays(packed, offsets, weights, variant, epilogue)
-    return KernelCall(
-        name, function, (*_dummy(epilogue), *arrays, sizes, inside), max(rows, y.channels) * y.channel_stride
-    )
+    return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes, inside), size)
 
 
 def _arrays(

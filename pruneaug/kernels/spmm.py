@@ -20,7 +20,7 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.functions import apply
 from pruneaug.kernels.tiles import Tile
-from pruneaug.kernels.vectors import clip, constant, fill, load, prim_func, store
+from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prim_func, store
 
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32", "float32"]
 
@@ -51,22 +51,22 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
 
         def row_group(group: Any, image: Any, start: Any, width: int) -> None:
             """The rows of one group at `width` vectors of positions from `start`."""
-            first, stride = T.bind(indptr[group]), T.bind(y_channel)
-            x_base, y_base = T.bind(image * x_image + start), T.bind(image * y_image + lead + start)
+            first, stride = opaque(indptr[group]), opaque(y_channel)
+            x_base, y_base = opaque(image * x_image + start), opaque(image * y_image + lead + start)
             acc = Tile(height, width, lanes)
             for row in range(height):
                 for vector in range(width):
                     acc[row, vector] = T.broadcast(bias[group * height + row], lanes)
             with T.serial(indptr[group + 1] - first) as c:
-                column = T.bind(first + c)
-                source = T.bind(x_base + offset[column])
+                column = opaque(first + c)
+                source = opaque(x_base + offset[column])
                 _multiply_add(
                     acc,
                     lambda row: weight[column * height + row],
                     lambda vector: load(x, source + vector * lanes, lanes),
                 )
             for row in range(height):
-                out = T.bind((group * height + row) * stride + y_base)
+                out = opaque((group * height + row) * stride + y_base)
                 for vector in range(width):
                     value = acc[row, vector]
                     if residual:
@@ -80,7 +80,7 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
                     store(y, out + vector * lanes, value, lanes)
             if border:
                 with T.If(start == 0), T.Then(), T.serial(height) as row:
-                    base = T.bind((group * height + row) * stride + image * y_image)
+                    base = opaque((group * height + row) * stride + image * y_image)
                     fill(y, base, lead // lanes, lanes)
                     # Behind the last image, up to the next channel.
                     end = T.Select(image == images - 1, stride - image * y_image, y_image)
@@ -90,7 +90,7 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
             with T.serial(split[part + 1] - split[part]) as g, T.sblock("group"):
                 T.reads()
                 T.writes()
-                row_group(T.bind(split[part] + g), image, start, width)
+                row_group(opaque(split[part] + g), image, start, width)
 
         # Parts are the outermost: where they are as many as threads, each has its own weights, and as much to do.
         whole = positions // tile
@@ -98,10 +98,10 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
         with T.parallel(splits * images * tiles) as task, T.sblock("task"):
             T.reads()
             T.writes()
-            part = T.bind(task // (images * tiles))
-            image = T.bind(task // tiles % images)
-            index = T.bind(task % tiles)
-            start = T.bind(index * tile)
+            part = opaque(task // (images * tiles))
+            image = opaque(task // tiles % images)
+            index = opaque(task % tiles)
+            start = opaque(index * tile)
             if not tail:
                 row_groups(part, image, start, vectors)
             else:

@@ -7,36 +7,44 @@ from dataclasses import dataclass
 
 from pruneaug.errors import InputError
 from pruneaug.kernels.layouts import Layouts
+from pruneaug.kernels.row_spmm import tile_shape
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _HEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16)
 _MOST_VECTORS = 13
 _GOOD_HEIGHT = 4  # rows that read a vector of X often enough
 _FMA_CHAINS = 8  # latency of a multiply-add times the multiply-adds per cycle, on current x86 and ARM cores
-_NAME = re.compile(r"h([1-9]\d*)v([1-9]\d*)s([1-9]\d*)")
+_TRANSPOSITION = 110  # instructions that transpose and store a square of vectors
+_NAME = re.compile(r"h([1-9]\d*)([vp])([1-9]\d*)s([1-9]\d*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
     """Tiles of `height` rows x `vectors` registers; the row groups are divided into `splits` tasks of alike work.
 
-    For a linear layer of one token a group's rows are the lanes of registers, and `vectors` is 1.
+    With `positions`, a group's rows are the lanes of registers, and a tile has up to so many positions; `vectors` is 0,
+    and a single split is divided by the rows of the image. For a linear layer of one token rows are always the lanes,
+    and `vectors` is 1.
     """
 
     height: int
     vectors: int
     splits: int
+    positions: int = 0
 
     def __str__(self) -> str:
-        return f"h{self.height}v{self.vectors}s{self.splits}"
+        width = f"p{self.positions}" if self.positions else f"v{self.vectors}"
+        return f"h{self.height}{width}s{self.splits}"
 
 
 def parse_variant(name: str) -> Variant:
     """The variant of this name. Raises InputError if it is none."""
     match = _NAME.fullmatch(name)
     if not match:
-        raise InputError(f"a kernel variant must read like 'h8v3s1', but got {name!r}")
-    return Variant(*map(int, match.groups()))
+        raise InputError(f"a kernel variant must read like 'h8v3s1' or 'h32p14s2', but got {name!r}")
+    height, kind, width, splits = match.groups()
+    vectors, positions = (int(width), 0) if kind == "v" else (0, int(width))
+    return Variant(int(height), vectors, int(splits), positions)
 
 
 def candidates(
@@ -60,7 +68,9 @@ def candidates(
     if isinstance(op, LinearOp) and op.tokens == 1:
         ranked = _vector_variants(rows, [*heights, 32, 64], block_rows, sparsity, lanes, threads)
     else:
-        ranked = _tile_variants(op, heights, block_rows, sparsity, lanes, registers, threads)
+        costs = _tile_costs(op, heights, block_rows, sparsity, lanes, registers, threads)
+        costs |= _row_costs(op, group_rows, block_rows, sparsity, lanes, registers, threads)
+        ranked = sorted(costs, key=lambda variant: costs[variant])
     return ranked[:most]
 
 
@@ -86,9 +96,9 @@ def _vector_variants(
     return sorted(costs, key=lambda variant: costs[variant]) or [Variant(1, 1, 1)]
 
 
-def _tile_variants(
+def _tile_costs(
     op: Op, heights: list[int], block_rows: int, sparsity: float, lanes: int, registers: int, threads: int
-) -> list[Variant]:
+) -> dict[Variant, float]:
     """Cycles of the busiest thread: multiply-adds, columns that a tall group keeps for only some of its rows, loads
     beside them, and too few independent accumulators."""
     rows = op.matrix_shape[0]
@@ -110,7 +120,37 @@ def _tile_variants(
                 cost *= _longest(tiles * images, splits, threads)
                 if cost < best.get((height, vectors), (float("inf"),))[0]:
                     best[height, vectors] = cost, Variant(height, vectors, splits)
-    return [variant for _, variant in sorted(best.values(), key=lambda item: item[0])]
+    return {variant: cost for cost, variant in best.values()}
+
+
+def _row_costs(
+    op: Op, group_rows: int, block_rows: int, sparsity: float, lanes: int, registers: int, threads: int
+) -> dict[Variant, float]:
+    """The same for rows as lanes: no lane is empty, but every tile is transposed."""
+    rows, columns = op.matrix_shape
+    image = (1, op.tokens) if isinstance(op, LinearOp) else op.out_size
+    images = 1 if isinstance(op, LinearOp) else op.batch
+    costs: dict[Variant, float] = {}
+    for vectors in range(1, 5):
+        height = vectors * lanes
+        if group_rows % height or (sparsity > 0 and max(height, block_rows) % min(height, block_rows)):
+            continue
+        most = (registers - 1) // vectors - 1
+        tile_rows, tile_cols = tile_shape(image, most, lanes)
+        tile, down, across = tile_rows * tile_cols, -(-image[0] // tile_rows), -(-image[1] // tile_cols)
+        fill = _fill(height, block_rows, sparsity)
+        kept = max(1.0, columns * (1 - sparsity) * fill)
+        loads = 0.5 * tile + vectors
+        chains = max(1.0, _FMA_CHAINS / (tile * vectors))
+        work = (tile * vectors * chains + 0.5 * loads) / height + _TRANSPOSITION / lanes / kept
+        for splits in {1, min(threads, rows // height)}:
+            # One split is divided by rows of the image instead.
+            units = images * down if splits == 1 else rows // height
+            busiest = -(-units // threads) / units
+            costs[Variant(height, 0, splits, tile)] = (
+                fill * work * images * down * across * busiest * (1 + 0.001 * splits)
+            )
+    return costs
 
 
 def _work(height: int, vectors: int, aligned: bool) -> float:

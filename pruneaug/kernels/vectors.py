@@ -75,6 +75,14 @@ def store(buffer: Any, start: Any, value: Any, lanes: int, count: Any = None) ->
         T.evaluate(T.masked_store(buffer, value, run, below(count, lanes)))
 
 
+def prefetch(buffer: Any, index: Any) -> None:
+    """Ask for the cache line of a value that is read soon; one behind the buffer's end does no harm."""
+    read, into_all_caches, data = T.int32(0), T.int32(3), T.int32(1)
+    T.evaluate(
+        T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[index]), read, into_all_caches, data)
+    )  # fmt: skip
+
+
 def kept(value: Any, count: Any, other: float, lanes: int) -> Any:
     """The first `count` lanes of a vector, and `other` in the rest."""
     if isinstance(count, int) and count >= lanes:
@@ -118,6 +126,16 @@ def sum_of(vector: Any, lanes: int) -> Any:
         halves = [T.Shuffle([vector], list(range(start, start + lanes))) for start in (0, lanes)]
         vector = T.bind(halves[0] + halves[1])
     return vector
+
+
+def opaque(value: Any) -> Any:
+    """The int32 value, in a variable that TVM does not look into.
+
+    What `T.bind` binds is simplified again in every index that it is part of, which can take seconds of compiling.
+    """
+    cell = T.sblock_alloc_buffer((1,), "int32", scope="global")
+    T.buffer_store(cell, value, [0])
+    return cell[0]
 
 
 def scratch(size: int) -> Any:

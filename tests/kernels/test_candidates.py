@@ -56,8 +56,8 @@ def test_candidates_are_some_that_fit_the_registers_and_the_op(op, block_rows, s
     lanes, registers = machine
     for variant in proposed(op, block_rows, sparsity, machine, threads, most):
         # Accumulators, the operands that the inner loop keeps, and one that changes.
-        kept = min(variant.height, variant.vectors)
-        assert variant.height * variant.vectors + kept + 1 <= registers
+        width = (variant.height // lanes, variant.positions) if variant.positions else (variant.height, variant.vectors)
+        assert width[0] * width[1] + min(width) + 1 <= registers
         if isinstance(op, Conv2dOp) and op.groups > 1:
             assert op.out_channels // op.groups % variant.height == 0
         target = CpuTarget(lanes, registers, threads)
@@ -78,7 +78,14 @@ def test_candidates_for_one_token_have_rows_that_are_lanes(op, block_rows, spars
 
 def test_a_dense_large_product_gets_a_tile_with_many_accumulators():
     (first, *_) = candidates(LinearOp(512, 512, 512), 1, 0.0, lanes=16, registers=32, threads=2)
-    assert first.height * first.vectors >= 16
+    assert first.height * first.vectors >= 16 or first.height // 16 * first.positions >= 16
+
+
+def test_small_images_get_rows_as_lanes_when_they_are_dense():
+    op = Conv2dOp(1, 512, 512, 7, 7, (3, 3), padding=(1, 1, 1, 1))
+    (dense, *_) = candidates(op, 1, 0.0, lanes=16, registers=32, threads=2)
+    assert (dense.height, dense.positions) == (32, 14)
+    assert all(v.positions == 0 for v in candidates(op, 8, 0.9, lanes=16, registers=32, threads=2))
 
 
 def test_blocks_of_eight_rows_get_tiles_of_eight_rows():
@@ -86,12 +93,14 @@ def test_blocks_of_eight_rows_get_tiles_of_eight_rows():
     assert all(v.height in (4, 8) for v in candidates(op, 8, 0.9, lanes=16, registers=32, threads=2))
 
 
-@pytest.mark.parametrize("variant", [Variant(1, 1, 1), Variant(16, 12, 128)])
+@pytest.mark.parametrize("variant", [Variant(1, 1, 1), Variant(16, 12, 128), Variant(32, 0, 2, positions=14)])
 def test_a_variants_name_reads_back(variant):
     assert parse_variant(str(variant)) == variant
 
 
-@pytest.mark.parametrize("name", ["", "h8v3", "h0v1s1", "h8v0s1", "h8v3s0", "h8v3s1 ", "h-8v3s1", "analytic"])
+@pytest.mark.parametrize(
+    "name", ["", "h8v3", "h0v1s1", "h8v0s1", "h8v3s0", "h8v3s1 ", "h-8v3s1", "h8p3v1s1", "analytic"]
+)
 def test_another_name_is_refused(name):
-    with pytest.raises(InputError, match="must read like 'h8v3s1', but got"):
+    with pytest.raises(InputError, match="must read like 'h8v3s1' or 'h32p14s2', but got"):
         parse_variant(name)

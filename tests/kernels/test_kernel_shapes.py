@@ -1,5 +1,7 @@
 """Every kind of op and every tile of the kernel, against PyTorch in float64."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from float64 import expected, output_size, random_layer
@@ -95,6 +97,33 @@ def test_tiles_that_do_not_divide_the_rows_or_the_positions(lanes, variant):
     check(CONV, variant, lanes)
 
 
+@lanes
+@pytest.mark.parametrize("name", CONVS)
+def test_rows_as_lanes_compute_convolutions_of_every_geometry(lanes, name):
+    op = CONVS[name]
+    if op.groups > 1:  # a group of rows must lie in one group of channels
+        op = replace(op, out_channels=2 * lanes * op.groups)
+    for height, positions, splits in ((2 * lanes, 5, 2), (lanes, 14, 1)):
+        check(op, Variant(height, 0, splits, positions), lanes, seed=len(name), clamp=RELU)
+
+
+@lanes
+@pytest.mark.parametrize("tokens", [2, 5, 16, 17, 49, 197])
+def test_rows_as_lanes_compute_linear_layers(lanes, tokens):
+    for outputs, positions in ((lanes, 14), (3 * lanes, 4), (lanes + 1, 6)):
+        check(LinearOp(tokens, 7, outputs), Variant(lanes, 0, 2, positions), lanes, seed=tokens)
+
+
+@lanes
+@pytest.mark.parametrize("positions", [1, 3, 14, 28])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (7, 7), (3, 17), (6, 40)])
+def test_rows_as_lanes_then_a_residual_an_activation_and_a_clamp(lanes, size, residual, positions):
+    op = Conv2dOp(3, 3, 2 * lanes, *size, (3, 3), padding=(1, 1, 1, 1))
+    variant = Variant(lanes, 0, 2, positions)
+    check(op, variant, lanes, residual=residual, activation="sigmoid", clamp=(-0.1, 0.7))
+
+
 @pytest.mark.slow
 @lanes
 @pytest.mark.parametrize("height", HEIGHTS)
@@ -134,6 +163,12 @@ SPLITS = st.sampled_from([1, 2, 5])
 @given(convs(), SPLITS, CLAMPS, DENSITIES, small(0, 999))
 def test_any_convolution(op, splits, clamp, density, seed):
     check(op, Variant(4, 1, splits), 16, seed=seed, density=density, clamp=clamp)
+
+
+@settings(max_examples=40)
+@given(convs(), SPLITS, CLAMPS, DENSITIES, small(1, 28), small(0, 999))
+def test_rows_as_lanes_compute_any_convolution(op, splits, clamp, density, positions, seed):
+    check(op, Variant(16, 0, splits, positions), 16, seed=seed, density=density, clamp=clamp)
 
 
 @settings(max_examples=40)

@@ -78,16 +78,31 @@ def read(op, layouts):
 
 
 def expected(op):
-    """The same by PyTorch: [N, K, H, W], columns in the order (ky, kx, channel)."""
+    """The same by PyTorch: [N, K, H, W], columns in the order (channel, ky, kx)."""
     top, left, bottom, right = op.padding
     padded = F.pad(numbered(op), (left, right, top, bottom))
     columns = F.unfold(padded, op.kernel, op.dilation, 0, op.stride)
-    columns = columns.view(op.batch, op.in_channels, op.kernel[0] * op.kernel[1], *op.out_size)
-    return columns.transpose(1, 2).flatten(1, 2).numpy()
+    return columns.view(op.batch, -1, *op.out_size).numpy()
+
+
+def read_in_place(op, layouts):
+    """What a kernel with rows as lanes reads, from the input itself: [N, K, H, W]."""
+    x, y = layouts.input(op), layouts.output(op)
+    memory = to_planes(numbered(op), x).numpy()
+    target, variant = CpuTarget(layouts.lanes, 32, 1), Variant(layouts.lanes, 0, 1, positions=1)
+    call = conv_product(op, x, y, Weights(torch.ones(op.matrix_shape)), variant, target, Epilogue())
+    offsets = call.constants[2][: op.matrix_shape[1]]
+    rows, cols = np.ogrid[: y.rows, : y.cols]
+    at = np.arange(op.batch)[:, None, None, None] * x.image_stride + offsets[:, None, None]
+    at = at + rows * (op.stride[0] * x.pitch) + cols * op.stride[1]
+    if at.min() < 0:
+        raise IndexError(at.min())
+    return memory[at]
 
 
 def check(op, layouts):
     np.testing.assert_array_equal(read(op, layouts), expected(op))
+    np.testing.assert_array_equal(read_in_place(op, layouts), expected(op))
 
 
 @settings(max_examples=120)

@@ -66,7 +66,7 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Activation | None:
     y = lowering.layouts.output(op)
     variant = _fitting(lowering, variant, y)
     fusion = _Fusion(lowering, node)
-    if lowering.layouts.reads_in_place(op):
+    if variant.positions or lowering.layouts.reads_in_place(op):
         x = lowering.image(_input(node))
         assert x is not None
         fusion.take(Held(x.buffer, y, CHANNELS_FIRST), op.out_channels % variant.height == 0)
@@ -215,6 +215,8 @@ def _likeliest(lowering: Lowering, op: Op, keep: torch.Tensor | None) -> Variant
 
 def _fitting(lowering: Lowering, variant: Variant, y: Planes) -> Variant:
     """`variant`, or a narrower one where its tile is wider than a run of positions."""
+    if variant.positions:
+        return variant
     most = runs(y, lowering.target.lanes)[1] // lowering.target.lanes
     return variant if variant.vectors <= most else replace(variant, vectors=most)
 

@@ -1,0 +1,225 @@
+"""A layer alone in reduced precision: its weights packed in words, and the kernel call that computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pruneaug.errors import CompileError
+from pruneaug.kernels.build import Builder, CpuTarget, memory
+from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.lowp.formats import (
+    BFLOAT16,
+    Affine,
+    Format,
+    dequantize,
+    quantize,
+    values_of,
+    words,
+)
+from pruneaug.kernels.lowp.packing import PackedWords, pack_words, word_offsets
+from pruneaug.kernels.lowp.planes import layer_planes, view
+from pruneaug.kernels.lowp.spmm import word_spmm
+from pruneaug.kernels.planes import Planes
+from pruneaug.kernels.products import NO_CLAMP, Clamp, Weights, runs
+from pruneaug.kernels.variants import Variant, candidates
+from pruneaug.network.ops import LinearOp, Op
+
+_IDENTITY = Affine(1.0, 0)
+_TILE_COLUMNS = 4  # columns of a row group that take as long as storing its tile
+_EVERY = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a layer computes: its format, for int8 the quantisation of its input, and its output.
+
+    `y` is the output's quantisation for int8. With `rounded` the output lies in words of the format, else in float32
+    planes. `native` takes the CPU's dot-product instructions, without which the same is computed slowly.
+    """
+
+    form: Format
+    x: Affine = _IDENTITY
+    y: Affine = _IDENTITY
+    rounded: bool = True
+    native: bool = True
+
+    @property
+    def y_per_word(self) -> int:
+        """Channels in a word of the output."""
+        return self.form.per_word if self.rounded else 1
+
+    def border(self, affine: Affine) -> int:
+        """The word of zeros."""
+        word = 0 if self.form is BFLOAT16 else affine.zero_point * 0x01010101
+        return word - 2**32 if word >= 2**31 else word  # int32
+
+    def store(self, x: torch.Tensor) -> torch.Tensor:
+        """float32 [..., channels] -> words int32 [..., words]."""
+        return words(x.to(torch.bfloat16) if self.form is BFLOAT16 else quantize(x, self.x))
+
+    def read(self, word: torch.Tensor, channels: int) -> torch.Tensor:
+        """Words int32 [..., words] of an output -> float64 [..., channels]."""
+        if self.form is BFLOAT16:
+            return values_of(word, torch.bfloat16, channels).double()
+        return dequantize(values_of(word, torch.uint8, channels), self.y)
+
+
+class LowpLayer:
+    """One op with its weights, bound to a kernel: calls on activations in planes of words.
+
+    It owns its buffer: one thread at a time.
+    """
+
+    def __init__(
+        self,
+        op: Op,
+        weights: Weights,
+        variant: Variant,
+        builder: Builder,
+        precision: Precision,
+        clamp: Clamp = NO_CLAMP,
+    ) -> None:
+        """Raises CompileError for an op that these kernels do not compute, or a height that makes no whole words."""
+        self._op, self._precision = op, precision
+        self._x, self._y = layer_planes(op, precision.form.per_word, precision.y_per_word, builder.target.lanes)
+        call = layer_call(op, self._x, self._y, weights, variant, builder.target.lanes, precision, clamp)
+        self._kernel = builder.bound(call)
+        self.output = torch.empty(call.size, dtype=torch.int32 if precision.rounded else torch.float32)
+        self._memory = memory(self.output)
+
+    def prepare(self, x: torch.Tensor) -> Any:
+        """The input float32 [tokens, in_features] or [batch, channels, height, width] as planes of words."""
+        images = x[None, None] if x.dim() == 2 else x.permute(0, 2, 3, 1)  # [images, rows, cols, channels]
+        flat = torch.full((self._x.size,), self._precision.border(self._precision.x), dtype=torch.int32)
+        view(flat, self._x).copy_(self._precision.store(images).permute(0, 3, 1, 2))
+        return memory(flat)
+
+    def __call__(self, x: Any) -> None:
+        """Compute from `prepare`'s memory."""
+        self._kernel(x, self._memory)
+
+    def result(self) -> torch.Tensor:
+        """What the last call computed: float64 [tokens, out_features] or [batch, channels, height, width]."""
+        images = view(self.output, self._y).permute(0, 2, 3, 1)
+        rows = self._op.matrix_shape[0]
+        values = self._precision.read(images, rows) if self._precision.rounded else images.double()
+        return values[0, 0] if isinstance(self._op, LinearOp) else values.permute(0, 3, 1, 2)
+
+
+def layer_call(
+    op: Op,
+    x: Planes,
+    y: Planes,
+    weights: Weights,
+    variant: Variant,
+    lanes: int,
+    precision: Precision,
+    clamp: Clamp = NO_CLAMP,
+) -> KernelCall:
+    """The kernel call between the planes of `layer_planes`; `size` is that of the output in words or float32."""
+    form = precision.form
+    if precision.rounded and variant.height % form.per_word:
+        raise CompileError(
+            f"a variant's height must be a multiple of {form.per_word}, the {form.name} values in a word, but got "
+            f"{variant}; choose another height"
+        )
+    packed = pack_words(op, weights, variant.height, form)
+    rows = variant.height * (len(packed.indptr) - 1)
+    images, positions = runs(y, lanes)
+    sizes = [
+        images, positions, x.image_stride, y.image_stride, y.channel_stride, y.lead, variant.splits,
+        precision.border(precision.y),
+    ]  # fmt: skip
+    function = word_spmm(
+        form,
+        variant.height,
+        variant.vectors,
+        positions // lanes % variant.vectors,
+        lanes,
+        rounded=precision.rounded,
+        border=y.zero_border,
+        native=precision.native,
+    )
+    constants = (
+        packed.words,
+        word_offsets(op, x, packed.columns),
+        packed.indptr,
+        *_epilogue(packed, weights, rows, precision),
+        _splits(packed.indptr, variant.splits),
+        np.asarray(_bounds(clamp, precision), np.float32),
+        np.asarray(sizes, np.int32),
+        _inside(y, positions),
+    )
+    name = f"{form.name} {'product' if isinstance(op, LinearOp) else 'convolution'}"
+    size = rows // precision.y_per_word * y.channel_stride
+    return KernelCall(name, function, constants, max(size, y.size))
+
+
+def lowp_candidates(
+    op: Op, block_rows: int, sparsity: float, form: Format, target: CpuTarget, most: int
+) -> list[Variant]:
+    """The `most` variants with the least estimated cost of those that float32 has.
+
+    Their lanes are positions, and their rows make whole words."""
+    ranked = candidates(
+        op,
+        block_rows,
+        sparsity,
+        lanes=target.lanes,
+        registers=target.registers,
+        threads=target.threads,
+        most=_EVERY,
+    )
+    whole = [variant for variant in ranked if variant.vectors and variant.height % form.per_word == 0]
+    # Few rows may have none: the last word is then filled up with rows of zeros.
+    return whole[:most] or [Variant(form.per_word, 1, 1)]
+
+
+def _epilogue(
+    packed: PackedWords, weights: Weights, rows: int, precision: Precision
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """start, scale and shift of the kernel, of every row and of those that fill up the last group."""
+    count = len(packed.scale)
+    bias = torch.zeros(count, dtype=torch.float64) if weights.bias is None else weights.bias.detach().double()
+    if precision.form is BFLOAT16:
+        none = np.zeros(1, np.float32)
+        return _padded(bias, rows, np.float32), none, none
+    step, zero = (precision.y.scale, precision.y.zero_point) if precision.rounded else (1.0, 0)
+    return (
+        _padded(-precision.x.zero_point * packed.total, rows, np.int32),
+        _padded(packed.scale * precision.x.scale / step, rows, np.float32),
+        _padded(bias / step + zero, rows, np.float32),
+    )
+
+
+def _bounds(clamp: Clamp, precision: Precision) -> tuple[float, float]:
+    """The clamp as the kernel applies it: of int8 words, on the scale of their values and within 0..255."""
+    if precision.form is BFLOAT16 or not precision.rounded:
+        return clamp
+    low, high = (value / precision.y.scale + precision.y.zero_point for value in clamp)
+    return min(max(low, 0.0), 255.0), min(max(high, 0.0), 255.0)
+
+
+def _padded(values: torch.Tensor, rows: int, dtype: Any) -> npt.NDArray[Any]:
+    padded = np.zeros(rows, dtype)
+    padded[: len(values)] = values.numpy()
+    return padded
+
+
+def _splits(indptr: npt.NDArray[np.int32], splits: int) -> npt.NDArray[np.int32]:
+    """Row groups at which `splits` tasks of about equal work begin, and the end: int32 [splits + 1]."""
+    work = indptr.astype(np.int64) + _TILE_COLUMNS * np.arange(len(indptr))
+    bounds = np.searchsorted(work, np.arange(splits + 1) * work[-1] / splits)
+    bounds[0], bounds[-1] = 0, len(indptr) - 1
+    return np.ascontiguousarray(np.maximum.accumulate(bounds).astype(np.int32))
+
+
+def _inside(planes: Planes, positions: int) -> npt.NDArray[np.int32]:
+    """1 at the positions that hold values, 0 between rows and behind the last one: int32 [positions]."""
+    index = np.arange(positions)
+    return ((index % planes.pitch < planes.cols) & (index < planes.positions)).astype(np.int32)
