@@ -23,7 +23,8 @@ _Other = Literal["none", "same", "scalar", "channel", "image_channel"]
 def unary(x: Planes, activation: str, lanes: int, *, low: float = -math.inf, high: float = math.inf) -> KernelCall:
     """clamp(activation(x), low, high), in the planes of x; `activation` is a name of `functions`."""
     border = preserves_zero(activation) and low <= 0 <= high
-    return _call(activation, x, "add", "none", None, (), border, activation, low, high, lanes)
+    name = "clamp" if activation == "none" else activation
+    return _call(name, x, "add", "none", None, (), border, activation, low, high, lanes)
 
 
 def binary(

@@ -8,6 +8,7 @@ stored, and a group has as many rows as a vector has lanes, so that only tall bl
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store, transposed
 
 _AHEAD = 64  # columns, about 200 ns of work
+_PANEL = 64 * 1024  # weights of a group, of which two fit into the second cache
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32"]
 
 
@@ -89,8 +91,11 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
     ) -> None:
         images, x_image, y_image, y_channel, lead, splits, bands = (sizes[i] for i in range(7))
 
-        def tile(group: Any, image: Any, row: Any, col: Any, rows: int) -> None:
-            """The rows of one group at `rows` rows of positions of a tile."""
+        def tile(group: Any, image: Any, row: Any, col: Any, rows: int, fetch: Any, step: Any) -> None:
+            """The rows of one group at `rows` rows of positions of a tile.
+
+            Meanwhile weights from `fetch` are asked for, `step` / 256 of them for each column.
+            """
             first, stride = opaque(indptr[group]), opaque(y_channel)
             x_base = opaque(image * x_image + row * tiles.x_row + col * tiles.x_col)
             y_base = opaque(image * y_image + lead + row * tiles.y_pitch + col)
@@ -103,9 +108,8 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
             with T.serial(indptr[group + 1] - first) as c:
                 column = opaque(first + c)
                 source = opaque(x_base + offset[column])
-                # A tall group's weights are more than the first cache holds, and come from memory for its first tile.
                 for vector in range(vectors):
-                    prefetch(weight, (column + _AHEAD) * height + vector * lanes)
+                    prefetch(weight, fetch + T.shift_right(c * step, 8) + vector * lanes)
                 acc.multiply_add(
                     lambda p: x[source + (at[p][0] * tiles.x_row + at[p][1] * tiles.x_col)],
                     lambda vector: load(weight, column * height + vector * lanes, lanes),
@@ -165,25 +169,34 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
             part, band = T.bind(task // bands), T.bind(task % bands)
             units = T.bind(images * tiles.down)
             start, stop = T.bind(band * units // bands), T.bind((band + 1) * units // bands)
-            with T.serial(split[part + 1] - split[part]) as g, T.serial(stop - start) as u, T.sblock("tiles"):
+            with T.serial(split[part + 1] - split[part]) as g, T.sblock("group"):
                 T.reads()
                 T.writes()
-                group, unit = opaque(split[part] + g), opaque(start + u)
-                image, index = opaque(unit // tiles.down), opaque(unit % tiles.down)
-                if border:
-                    with T.If(index == 0), T.Then():
-                        clear(group, image)
-                with T.serial(tiles.across) as a, T.sblock("tile"):
+                group = opaque(split[part] + g)
+                columns = opaque(indptr[group + 1] - indptr[group])
+                # While one group is computed the weights of the next come from memory, a share with each tile. Those of
+                # groups too large for that come just before they are needed.
+                small = columns * height <= _PANEL
+                step = opaque(T.Select(small, 256 * height // T.max(1, (stop - start) * tiles.across), 256 * height))
+                with T.serial(stop - start) as u, T.serial(tiles.across) as a, T.sblock("tile"):
                     T.reads()
                     T.writes()
+                    unit = opaque(start + u)
+                    image, index = opaque(unit // tiles.down), opaque(unit % tiles.down)
+                    if border:
+                        with T.If(index == 0), T.Then(), T.If(a == 0), T.Then():
+                            clear(group, image)
                     col = opaque(T.min(a * tiles.cols, tiles.image_cols - tiles.cols))
+                    next_group = indptr[group + 1] * height + T.shift_right((u * tiles.across + a) * columns * step, 8)
+                    fetch = opaque(T.Select(small, next_group, (indptr[group] + _AHEAD) * height))
+                    whole = functools.partial(tile, group, image, index * tiles.rows, col)
                     if not last_rows:
-                        tile(group, image, index * tiles.rows, col, tiles.rows)
+                        whole(tiles.rows, fetch, step)
                     else:
                         with T.If(index < tiles.down - 1):
                             with T.Then():
-                                tile(group, image, index * tiles.rows, col, tiles.rows)
+                                whole(tiles.rows, fetch, step)
                             with T.Else():
-                                tile(group, image, index * tiles.rows, col, last_rows)
+                                whole(last_rows, fetch, step)
 
     return prim_func(_ARRAYS, body)
