@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -16,19 +17,32 @@ from pruneaug.kernels.variants import Variant
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _PLAIN = Epilogue()
+_MOST_COPIES = 64
 
 
 class LayerKernel:
     """One op with its weights, bound to kernels: calls on activations as they lie in a network.
 
-    It owns its buffers: one thread at a time.
+    With `cold_bytes` it keeps so many copies of its weights that they take about so much memory, and takes them in
+    turn: in a network other layers have driven a layer's weights from the caches that are smaller than that.
+    It owns its buffers: one thread at a time. `launches` is the number of kernels that it calls.
     """
 
     def __init__(
-        self, op: Op, weights: Weights, variant: Variant, builder: Builder, epilogue: Epilogue = _PLAIN
+        self,
+        op: Op,
+        weights: Weights,
+        variant: Variant,
+        builder: Builder,
+        epilogue: Epilogue = _PLAIN,
+        *,
+        cold_bytes: int = 0,
     ) -> None:
         self._x, self._y, calls = layer_calls(op, weights, variant, builder.target, epilogue)
-        self._kernels = [builder.bound(call) for call in calls]
+        self.launches = len(calls)
+        size = sum(array.nbytes for call in calls for array in call.constants)
+        copies = max(1, min(_MOST_COPIES, cold_bytes // size))
+        self._copies = cycle([[builder.bound(call) for call in calls] for _ in range(copies)])
         self._buffers = [torch.empty(call.size) for call in calls]
         self._memory = [memory(buffer) for buffer in self._buffers]
 
@@ -38,7 +52,7 @@ class LayerKernel:
 
     def __call__(self, x: Any) -> None:
         """Compute from `prepare`'s memory."""
-        for kernel, y in zip(self._kernels, self._memory):
+        for kernel, y in zip(next(self._copies), self._memory):
             kernel(x, y)
             x = y
 

@@ -21,7 +21,7 @@ from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store, transposed
 
 _AHEAD = 64  # columns, about 200 ns of work
-_PANEL = 64 * 1024  # weights of a group, of which two fit into the second cache
+_PANEL = 160 * 1024  # weights of a group: 640 KB, which leave the second cache some room
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32"]
 
 
@@ -54,12 +54,15 @@ class ImageTiles:
 
 
 def tile_shape(image: tuple[int, int], positions: int, lanes: int) -> tuple[int, int]:
-    """(rows, cols) of tiles of at most `positions` positions: whole rows of the image, or equal parts of one."""
+    """(rows, cols) of tiles of at most `positions` positions: whole rows of the image, or parts of one."""
     rows, cols = image
     most = min(positions, lanes)
     across = -(-cols // most)
-    width = -(-cols // across)
-    return (max(1, min(positions // width, rows)) if across == 1 else 1), width
+    even = -(-cols // across)
+    if across == 1:
+        return max(1, min(positions // cols, rows)), cols
+    # A short last tile costs little; one of several rows would be computed for each of them.
+    return 1, most if rows == 1 and cols % most <= most // 3 else even
 
 
 def image_tiles(y: Planes, positions: int, x_row: int, x_col: int, lanes: int) -> ImageTiles:
@@ -84,22 +87,24 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
     """
     vectors = height // lanes
     gap = tiles.y_pitch - tiles.image_cols if border else 0
+    # The last tile of an image is shorter; that of each of several rows is moved back to the row's end instead.
     last_rows = tiles.image_rows % tiles.rows
+    last_cols = tiles.image_cols % tiles.cols if tiles.image_rows == 1 else 0
 
     def body(
         x: Any, r: Any, weight: Any, offset: Any, indptr: Any, bias: Any, split: Any, bounds: Any, sizes: Any, y: Any
     ) -> None:
         images, x_image, y_image, y_channel, lead, splits, bands = (sizes[i] for i in range(7))
 
-        def tile(group: Any, image: Any, row: Any, col: Any, rows: int, fetch: Any, step: Any) -> None:
-            """The rows of one group at `rows` rows of positions of a tile.
+        def tile(group: Any, image: Any, row: Any, col: Any, fetch: Any, step: Any, rows: int, cols: int) -> None:
+            """The rows of one group at a tile of `rows` x `cols` positions.
 
             Meanwhile weights from `fetch` are asked for, `step` / 256 of them for each column.
             """
             first, stride = opaque(indptr[group]), opaque(y_channel)
             x_base = opaque(image * x_image + row * tiles.x_row + col * tiles.x_col)
             y_base = opaque(image * y_image + lead + row * tiles.y_pitch + col)
-            at = [(i, j) for i in range(rows) for j in range(tiles.cols)]
+            at = [(i, j) for i in range(rows) for j in range(cols)]
             acc = Tile(len(at), vectors, lanes)
             for vector in range(vectors):
                 start = T.bind(load(bias, group * height + vector * lanes, lanes))
@@ -121,19 +126,19 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
                 count = min(together, rows - top)
                 for vector in range(vectors):
                     out = opaque((group * height + vector * lanes) * stride + y_base + top * tiles.y_pitch)
-                    _store(acc, vector, top, count, out, stride, col)
+                    _store(acc, vector, top, count, cols, out, stride, col)
 
-        def _store(acc: Tile, vector: int, top: int, count: int, out: Any, stride: Any, col: Any) -> None:
-            lane_of = [[i * tiles.y_pitch + j for j in range(tiles.cols)] for i in range(count)]
+        def _store(acc: Tile, vector: int, top: int, count: int, cols: int, out: Any, stride: Any, col: Any) -> None:
+            lane_of = [[i * tiles.y_pitch + j for j in range(cols)] for i in range(count)]
             columns = [constant(0.0, lanes)] * lanes
             for i, row_lanes in enumerate(lane_of):
                 for j, lane in enumerate(row_lanes):
-                    columns[lane] = acc[(top + i) * tiles.cols + j, vector]
+                    columns[lane] = acc[(top + i) * cols + j, vector]
             used = lane_of[-1][-1] + 1
             inside = {lane for row_lanes in lane_of for lane in row_lanes}
             # The gap behind the tile, of an image's last column of tiles.
             width = min(lanes, used + gap)
-            end = used if width == used else T.Select(col == tiles.image_cols - tiles.cols, width, used)
+            end = used if width == used else T.Select(col == tiles.image_cols - cols, width, used)
             for row, value in enumerate(transposed(columns)):
                 to = opaque(out + row * stride)
                 if residual:
@@ -146,7 +151,7 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
                     value = T.Shuffle([value, constant(0.0, lanes)], zeroed)
                 store(y, to, value, lanes, end)
                 if used + gap > width:
-                    with T.If(col == tiles.image_cols - tiles.cols), T.Then():
+                    with T.If(col == tiles.image_cols - cols), T.Then():
                         for start in range(width, used + gap, lanes):
                             store(y, to + start, constant(0.0, lanes), lanes, used + gap - start)
 
@@ -186,17 +191,20 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
                     if border:
                         with T.If(index == 0), T.Then(), T.If(a == 0), T.Then():
                             clear(group, image)
-                    col = opaque(T.min(a * tiles.cols, tiles.image_cols - tiles.cols))
+                    most_col = tiles.image_cols - (last_cols or tiles.cols)
+                    col = opaque(T.min(a * tiles.cols, most_col))
                     next_group = indptr[group + 1] * height + T.shift_right((u * tiles.across + a) * columns * step, 8)
                     fetch = opaque(T.Select(small, next_group, (indptr[group] + _AHEAD) * height))
-                    whole = functools.partial(tile, group, image, index * tiles.rows, col)
-                    if not last_rows:
-                        whole(tiles.rows, fetch, step)
+                    part_of = functools.partial(tile, group, image, index * tiles.rows, col, fetch, step)
+                    last = (last_rows or tiles.rows, last_cols or tiles.cols)
+                    if last == (tiles.rows, tiles.cols):
+                        part_of(*last)
                     else:
-                        with T.If(index < tiles.down - 1):
+                        is_last = a == tiles.across - 1 if last_cols else index == tiles.down - 1
+                        with T.If(is_last):
                             with T.Then():
-                                whole(tiles.rows, fetch, step)
+                                part_of(*last)
                             with T.Else():
-                                whole(last_rows, fetch, step)
+                                part_of(tiles.rows, tiles.cols)
 
     return prim_func(_ARRAYS, body)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from targets import builder_of
 
 from pruneaug.errors import CompileError, InputError
+from pruneaug.kernels.call import KernelCall
 from pruneaug.kernels.lowp.formats import (
     BFLOAT16,
     FORMATS,
@@ -24,6 +25,7 @@ from pruneaug.kernels.lowp.formats import (
     words,
 )
 from pruneaug.kernels.lowp.layers import LowpLayer, Precision, layer_call, lowp_candidates
+from pruneaug.kernels.lowp.peak import dot_products
 from pruneaug.kernels.lowp.planes import layer_planes, unsupported, view
 from pruneaug.kernels.products import NO_CLAMP, RELU, Weights
 from pruneaug.kernels.variants import Variant
@@ -75,8 +77,11 @@ def check(op, form, native, rounded, *, variant=VARIANT, density=0.5, clamp=NO_C
     got = kernel.result()
     assert got.shape == want.shape
     near = 1e-5 * (want.norm() / math.sqrt(want.numel()) + want.abs())
-    if rounded:
-        near += y_affine.scale / 2 if form is INT8 else 2.0**-8 * want.abs()
+    if rounded and form is BFLOAT16:
+        near += 2.0**-8 * want.abs()
+    elif rounded:  # half a step of the output, and half a step of the sums, in which the bias is counted
+        step = quantize_rows(torch.where(layer[2], layer[1], 0.0))[1].max() * x_affine.scale
+        near += (y_affine.scale + step) / 2
     assert ((got - want).abs() <= near).all()
     assert_border(op, kernel.output, form, rounded, y_affine, lanes)
 
@@ -157,6 +162,16 @@ def test_any_layer(op, form, rounded, density, seed):
     if isinstance(op, Conv2dOp) and op.kernel == (1, 1):
         op = Conv2dOp(op.batch, op.in_channels, op.out_channels, op.height, op.width, (1, 1))
     check(op, form, native, rounded, density=density, seed=seed, variant=Variant(4, 2, 2))
+
+
+def test_a_bias_far_above_the_weights_is_kept():
+    skip_without(INT8, True)
+    op = LinearOp(16, 4, 4)
+    bias, y_affine = torch.tensor([1.0, -1.0, 0.5, 0.0]), Affine(1 / 100, 100)
+    weights = Weights(torch.full((4, 4), 1e-30), bias=bias)
+    kernel = LowpLayer(op, weights, Variant(4, 1, 1), builder_of(16), Precision(INT8, Affine(1e-3, 7), y_affine))
+    kernel(kernel.prepare(torch.full((16, 4), 0.1)))
+    torch.testing.assert_close(kernel.result(), bias.double().expand(16, 4))
 
 
 def test_int8_sums_of_extreme_values_are_exact():
@@ -253,3 +268,13 @@ def test_a_cpu_without_the_instructions_and_a_wrong_name_are_named():
         format_for("bfloat16", ("avx2",))
     with pytest.raises(InputError, match=r"must be one of bfloat16, int8, but got 'bfloat'; did you mean 'bfloat16'"):
         format_for("bfloat", ())
+
+
+@forms
+def test_the_peak_counts_dot_products(form):
+    skip_without(form, True)
+    call = KernelCall("peak", dot_products(form, 1, 2, 16, 3), (), 32)
+    y = torch.empty(32, dtype=getattr(torch, form.accumulator))
+    ones = words(torch.ones(16, form.per_word, dtype=torch.bfloat16 if form is BFLOAT16 else torch.int8)).reshape(-1)
+    builder_of(16).bound(call)(ones.repeat(2), y)
+    assert (y == 3 * form.per_word).all()

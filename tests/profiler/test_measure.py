@@ -19,6 +19,7 @@ OPS = [
     LinearOp(1, 24, 40),
     Conv2dOp(2, 5, 24, 7, 9, (3, 3), stride=(2, 2), padding=(1, 1, 1, 1)),
     Conv2dOp(1, 5, 24, 7, 9, (2, 3), padding=(0, 1, 1, 1)),
+    Conv2dOp(1, 6, 24, 7, 9, (3, 3), padding=(1, 1, 1, 1), groups=3),
 ]
 LINEAR = OPS[0]
 
@@ -88,7 +89,7 @@ def test_a_kernel_that_computes_something_else_becomes_an_error_record(measurer,
 def test_a_kernel_that_raises_becomes_an_error_record_and_the_next_cell_is_measured(measurer, monkeypatch):
     working = measure.LayerKernel
 
-    def fail_once(*args):
+    def fail_once(*args, **kwargs):
         monkeypatch.setattr(measure, "LayerKernel", working)
         raise RuntimeError("told to fail")
 

@@ -13,7 +13,8 @@ from typing import Any
 from tvm.script import tirx as T
 
 from pruneaug.kernels.lowp.formats import BFLOAT16, Format
-from pruneaug.kernels.vectors import constant
+
+UINT8_BASE = 2.0**23
 
 # LLVM's older types of these intrinsics, words: every version reads them.
 _LLVM = """
@@ -94,13 +95,15 @@ def round_bfloat16(rows: Sequence[Any], lanes: int, native: bool) -> Any:
     return (halves[0] & _int(0xFFFF, lanes)) | (halves[1] << _int(16, lanes))
 
 
-def round_uint8(rows: Sequence[Any], lanes: int) -> Any:
-    """Four float32 vectors of values in 0..255 -> words of uint8, rounded to the nearest, ties to even."""
-    # value + 2^23 has the rounded value in its last bits. The first bits of 2^23 leave the word by the shift; those of
-    # the first row, which is not shifted, are subtracted.
+def uint8_words(rows: Sequence[Any], lanes: int) -> Any:
+    """Four float32 vectors of 2^23 + 0..255 -> words of uint8.
+
+    To add 2^23 rounds a value to the nearest integer, ties to even, and leaves it in the last bits of the sum.
+    """
+    # The first bits of 2^23 leave the word by the shift; those of the first row, which is not shifted, are subtracted.
     word: Any = _int(-0x4B000000, lanes)
     for part, value in enumerate(rows):
-        bits = T.reinterpret(f"int32x{lanes}", value + constant(2.0**23, lanes))
+        bits = T.reinterpret(f"int32x{lanes}", value)
         word = word + (bits << _int(8 * part, lanes) if part else bits)
     return word
 

@@ -69,10 +69,11 @@ def dequantize(q: torch.Tensor, affine: Affine) -> torch.Tensor:
     return affine.scale * (q.double() - affine.zero_point)
 
 
-def quantize_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight matrix [N, K] as int8 in -127..127 and the scales float64 [N] of its rows: symmetric."""
-    largest = matrix.double().abs().amax(dim=1)
-    scale = torch.where(largest > 0, largest / 127, 1.0)
+def quantize_rows(matrix: torch.Tensor, least: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight matrix [N, K] as int8 in -127..127 and the scales float64 [N] of its rows, not below `least` [N]."""
+    scale = matrix.double().abs().amax(dim=1) / 127
+    scale = scale if least is None else scale.maximum(least)
+    scale = torch.where(scale > 0, scale, 1.0)
     return (matrix.double() / scale[:, None]).round().to(torch.int8), scale
 
 

@@ -12,6 +12,7 @@ import torch
 from pruneaug.errors import CompileError
 from pruneaug.kernels.build import Builder, CpuTarget, memory
 from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.lowp.dot import UINT8_BASE
 from pruneaug.kernels.lowp.formats import (
     BFLOAT16,
     Affine,
@@ -128,7 +129,10 @@ def layer_call(
             f"a variant's height must be a multiple of {form.per_word}, the {form.name} values in a word, but got "
             f"{variant}; choose another height"
         )
-    packed = pack_words(op, weights, variant.height, form)
+    bias = torch.zeros(len(weights.matrix)) if weights.bias is None else weights.bias.detach()
+    # The bias of words of int8 is a number of steps of the sums, which have 32 bits.
+    least_scale = bias.double().abs() / (2**30 * precision.x.scale)
+    packed = pack_words(op, weights, variant.height, form, least_scale)
     rows = variant.height * (len(packed.indptr) - 1)
     images, positions = runs(y, lanes)
     sizes = [
@@ -149,7 +153,7 @@ def layer_call(
         packed.words,
         word_offsets(op, x, packed.columns),
         packed.indptr,
-        *_epilogue(packed, weights, rows, precision),
+        *_epilogue(packed, bias, rows, precision),
         _splits(packed.indptr, variant.splits),
         np.asarray(_bounds(clamp, precision), np.float32),
         np.asarray(sizes, np.int32),
@@ -181,28 +185,26 @@ def lowp_candidates(
 
 
 def _epilogue(
-    packed: PackedWords, weights: Weights, rows: int, precision: Precision
+    packed: PackedWords, bias: torch.Tensor, rows: int, precision: Precision
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """start, scale and shift of the kernel, of every row and of those that fill up the last group."""
-    count = len(packed.scale)
-    bias = torch.zeros(count, dtype=torch.float64) if weights.bias is None else weights.bias.detach().double()
     if precision.form is BFLOAT16:
         none = np.zeros(1, np.float32)
         return _padded(bias, rows, np.float32), none, none
-    step, zero = (precision.y.scale, precision.y.zero_point) if precision.rounded else (1.0, 0)
-    return (
-        _padded(-precision.x.zero_point * packed.total, rows, np.int32),
-        _padded(packed.scale * precision.x.scale / step, rows, np.float32),
-        _padded(bias / step + zero, rows, np.float32),
-    )
+    scale, start, shift = packed.scale * precision.x.scale, -precision.x.zero_point * packed.total, bias.double()
+    if precision.rounded:
+        start = start + (shift / scale).round().long()
+        shift = torch.full_like(shift, UINT8_BASE + precision.y.zero_point)
+        scale = scale / precision.y.scale
+    return _padded(start, rows, np.int32), _padded(scale, rows, np.float32), _padded(shift, rows, np.float32)
 
 
 def _bounds(clamp: Clamp, precision: Precision) -> tuple[float, float]:
-    """The clamp as the kernel applies it: of int8 words, on the scale of their values and within 0..255."""
+    """The clamp as the kernel applies it: to words of int8, whose values are rounded already."""
     if precision.form is BFLOAT16 or not precision.rounded:
         return clamp
-    low, high = (value / precision.y.scale + precision.y.zero_point for value in clamp)
-    return min(max(low, 0.0), 255.0), min(max(high, 0.0), 255.0)
+    low, high = (min(max(value / precision.y.scale + precision.y.zero_point, 0.0), 255.0) for value in clamp)
+    return UINT8_BASE + round(low), UINT8_BASE + round(high)
 
 
 def _padded(values: torch.Tensor, rows: int, dtype: Any) -> npt.NDArray[Any]:

@@ -28,8 +28,10 @@ class PackedWords:
     total: torch.Tensor  # int64 [N], the sum of each row's weights (int8)
 
 
-def pack_words(op: Op, weights: Weights, height: int, form: Format) -> PackedWords:
+def pack_words(op: Op, weights: Weights, height: int, form: Format, least_scale: torch.Tensor) -> PackedWords:
     """The masked matrix, `height` rows a group. Each tap of a convolution begins a new word.
+
+    `least_scale` float64 [N] bounds the scales of int8.
 
     A word is kept as a whole if the mask keeps any of its weights in any row of the group; the others are zero in it.
     """
@@ -41,7 +43,7 @@ def pack_words(op: Op, weights: Weights, height: int, form: Format) -> PackedWor
         values, scale = matrix.to(torch.bfloat16), torch.ones(rows, dtype=torch.float64)
         total = torch.zeros(rows, dtype=torch.int64)
     else:
-        values, scale = quantize_rows(matrix)
+        values, scale = quantize_rows(matrix, least_scale)
         total = values.sum(dim=1, dtype=torch.int64)
     tap_count = 1 if isinstance(op, LinearOp) else op.kernel[0] * op.kernel[1]
 

@@ -7,7 +7,8 @@ where `.` multiplies two words value by value and adds the products. What is sto
     bfloat16:  Y[r, p] = clamp(sum[r, p])
     int8:      Y[r, p] = clamp(sum[r, p] * scale[r] + shift[r])
 
-rounded to words of `per_word` rows each, or as float32 planes. Otherwise it is the kernel of `pruneaug.kernels.spmm`:
+as words of `per_word` rows each, or as float32 planes. Words of int8 take the last bits of Y: there, `shift` holds the
+2^23 that rounds it. Otherwise it is the kernel of `pruneaug.kernels.spmm`:
 groups of `height` rows keep the columns, of a word's width, that any of their rows needs, and `p` runs over positions.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from pruneaug.kernels.lowp.dot import Sums, dot, instructions, round_bfloat16, round_uint8
+from pruneaug.kernels.lowp.dot import Sums, dot, instructions, round_bfloat16, uint8_words
 from pruneaug.kernels.lowp.formats import BFLOAT16, Format
 from pruneaug.kernels.vectors import clip, load, prim_func, store
 
@@ -113,7 +114,7 @@ def word_spmm(
                     elif form is BFLOAT16:
                         value = round_bfloat16(values, lanes, native)
                     else:
-                        value = round_uint8(values, lanes)
+                        value = uint8_words(values, lanes)
                     if border:
                         kept = load(inside, position + vector * lanes, lanes) != T.broadcast(T.int32(0), lanes)
                         value = T.Select(kept, value, outside())
