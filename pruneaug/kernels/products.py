@@ -27,6 +27,7 @@ RELU: Clamp = (0.0, math.inf)
 PRODUCTS = ("vector product", "product", "convolution")
 """Names of the calls that this module makes, for a token, for tokens and for images."""
 
+_NEAR = 1 << 18  # values of an input that stays in the second cache, a megabyte
 _NONE = np.zeros(1, np.float32)  # in place of an array that a kernel does not read
 
 
@@ -199,6 +200,7 @@ def _planes_product(
         epilogue.activation,
         epilogue.residual,
         y.zero_border,
+        x.size > _NEAR,
     )
     return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes, inside), size)
 

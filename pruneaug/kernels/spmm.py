@@ -20,13 +20,15 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.functions import apply
 from pruneaug.kernels.tiles import Tile
-from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prim_func, store
+from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store
 
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32", "float32"]
 
 
 @cache
-def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, residual: bool, border: bool) -> Any:
+def spmm(
+    height: int, vectors: int, tail: int, lanes: int, activation: str, residual: bool, border: bool, far: bool = False
+) -> Any:
     """TIR of the kernel for tiles of `height` rows x (`vectors` * `lanes`) positions; the last tile of an image has
     `tail` * `lanes` positions, if that is not 0.
 
@@ -39,7 +41,8 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
         inside float32 [positions], 0 where a position lies between two rows, else 1 (not read unless `border`);
         y float32 [at least row_groups * height * y_channel_stride].
 
-    With `border` all of an image but its values is zero in y.
+    With `border` all of an image but its values is zero in y. With `far` the input of the next tile is asked for while
+    one is computed: for inputs larger than the second cache.
     """
     tile = vectors * lanes
 
@@ -53,6 +56,8 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
             """The rows of one group at `width` vectors of positions from `start`."""
             first, stride = opaque(indptr[group]), opaque(y_channel)
             x_base, y_base = opaque(image * x_image + start), opaque(image * y_image + lead + start)
+            # Each group asks for another vector of the next tile, so that a tile's groups ask for all of it.
+            ahead = opaque(tile + group % width * lanes) if far else 0
             acc = Tile(height, width, lanes)
             for row in range(height):
                 for vector in range(width):
@@ -60,6 +65,8 @@ def spmm(height: int, vectors: int, tail: int, lanes: int, activation: str, resi
             with T.serial(indptr[group + 1] - first) as c:
                 column = opaque(first + c)
                 source = opaque(x_base + offset[column])
+                if far:
+                    prefetch(x, source + ahead)
                 _multiply_add(
                     acc,
                     lambda row: weight[column * height + row],

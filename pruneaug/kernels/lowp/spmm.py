@@ -22,7 +22,7 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.lowp.dot import Sums, dot, instructions, round_bfloat16, uint8_words
 from pruneaug.kernels.lowp.formats import BFLOAT16, Format
-from pruneaug.kernels.vectors import clip, load, prim_func, store
+from pruneaug.kernels.vectors import clip, load, opaque, prim_func, store
 
 
 @cache
@@ -95,17 +95,17 @@ def word_spmm(
 
         def row_group(group: Any, image: Any, position: Any, width: int) -> None:
             """The rows of one group at `width` vectors of positions."""
-            first, stride = T.bind(indptr[group]), T.bind(y_channel)
-            x_base, y_base = T.bind(image * x_image + position), T.bind(image * y_image + lead + position)
+            first, stride = opaque(indptr[group]), opaque(y_channel)
+            x_base, y_base = opaque(image * x_image + position), opaque(image * y_image + lead + position)
             sums = Sums(height, width, lanes, form.accumulator)
             for row in range(height):
                 for vector in range(width):
                     sums[row, vector] = T.broadcast(start[group * height + row], lanes)
             with T.serial(indptr[group + 1] - first) as c:
-                column = T.bind(first + c)
-                accumulate(sums, column, T.bind(x_base + offset[column]), width)
+                column = opaque(first + c)
+                accumulate(sums, column, opaque(x_base + offset[column]), width)
             for plane in range(planes):
-                out = T.bind((group * planes + plane) * stride + y_base)
+                out = opaque((group * planes + plane) * stride + y_base)
                 for vector in range(width):
                     rows = range(plane * per_plane, (plane + 1) * per_plane)
                     values = [result(sums, row, vector, group * height + row) for row in rows]
@@ -121,7 +121,7 @@ def word_spmm(
                     store(y, out + vector * lanes, value, lanes)
             if border:
                 with T.If(position == 0), T.Then(), T.serial(planes) as plane:
-                    base = T.bind((group * planes + plane) * stride + image * y_image)
+                    base = opaque((group * planes + plane) * stride + image * y_image)
                     fill(base, lead // lanes)
                     # Behind the last image, up to the next channel.
                     end = T.Select(image == images - 1, stride - image * y_image, y_image)
@@ -131,7 +131,7 @@ def word_spmm(
             with T.serial(split[part + 1] - split[part]) as g, T.sblock("group"):
                 T.reads()
                 T.writes()
-                row_group(T.bind(split[part] + g), image, position, width)
+                row_group(opaque(split[part] + g), image, position, width)
 
         # Parts are the outermost: where they are as many as threads, each has its own weights, and as much to do.
         whole = positions // tile
@@ -139,10 +139,10 @@ def word_spmm(
         with T.parallel(splits * images * tiles) as task, T.sblock("task"):
             T.reads()
             T.writes()
-            part = T.bind(task // (images * tiles))
-            image = T.bind(task // tiles % images)
-            index = T.bind(task % tiles)
-            position = T.bind(index * tile)
+            part = opaque(task // (images * tiles))
+            image = opaque(task // tiles % images)
+            index = opaque(task % tiles)
+            position = opaque(index * tile)
             with instructions(lanes) if native else nullcontext():
                 if not tail:
                     row_groups(part, image, position, vectors)
