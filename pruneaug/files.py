@@ -47,15 +47,28 @@ def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 
     Missing folders are made. Raises StorageError; the old file is then still there.
     """
+    with atomic_file(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Replace the file by what is written to another path, which is given; for writers that take only a path.
+
+    Readers see the old file or the new one, never a part. Missing folders are made. An OSError inside becomes a
+    StorageError; after that and any other error the old file is still there.
+    """
     with storage_errors(path):
         target = Path(os.path.realpath(path))  # a link is kept, and the file behind it replaced
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield part
+            descriptor = os.open(part, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             part.replace(target)
         except BaseException:
             with contextlib.suppress(OSError):

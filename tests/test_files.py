@@ -7,7 +7,7 @@ import pytest
 
 from pruneaug import files
 from pruneaug.errors import StorageError
-from pruneaug.files import append_line, atomic_write_bytes, atomic_write_text, storage_errors
+from pruneaug.files import append_line, atomic_file, atomic_write_bytes, atomic_write_text, storage_errors
 
 
 def raise_no_space(*_args, **_kwargs):
@@ -51,6 +51,19 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_else(tmp_path, monkey
     monkeypatch.undo()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_writer_that_takes_a_path_replaces_the_file_only_when_it_is_done(tmp_path):
+    path = tmp_path / "a" / "network.so"
+    with atomic_file(path) as part:
+        part.write_text("old")
+        assert not path.exists()
+    with pytest.raises(TypeError), atomic_file(path) as part, part.open("w") as file:
+        file.writelines(["half", None])
+    with pytest.raises(StorageError, match=rf"{path}.*No such file"), atomic_file(path):
+        pass  # nothing was written
+    assert path.read_text() == "old"
+    assert os.listdir(path.parent) == ["network.so"]
 
 
 def test_append_adds_whole_lines(tmp_path):

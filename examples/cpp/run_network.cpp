@@ -3,7 +3,8 @@
 //     run_network network.so [calls]
 //
 // It makes an input of the shape that the network was compiled for (random numbers, zeros for integers), runs the
-// network, and prints the first values of its outputs and the median time of a call.
+// network, and prints the first values of its outputs and the median time of a call. A network that was compiled for
+// several batch sizes has a function for each.
 
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/map.h>
@@ -17,6 +18,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
+#include <filesystem>
 #include <random>
 #include <string>
 #include <vector>
@@ -57,25 +60,9 @@ ffi::Tensor MakeInput(const std::string& description) {
   return tensor;
 }
 
-int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::fprintf(stderr, "usage: run_network network.so [calls]\n");
-    return 2;
-  }
-  int calls = argc > 2 ? std::max(std::atoi(argv[2]), 1) : 100;
-
-  // A file holds an executable; a virtual machine runs it, on the CPU, with an allocator that keeps memory (2).
-  ffi::Module file = ffi::Module::LoadFromFile(argv[1]);
-  ffi::Module machine = (*file->GetFunction("vm_load_executable"))().cast<ffi::Module>();
-  (*machine->GetFunction("vm_initialization"))(static_cast<int>(kDLCPU), 0, 2);
-
-  // The network describes itself in JSON: its functions, what they take, and for how many threads it was compiled.
-  ffi::Tensor text = (*machine->GetFunction("metadata"))().cast<ffi::Tensor>();
-  std::string json(static_cast<const char*>(text.data_ptr()), text.numel());
-  Object metadata = ffi::json::Parse(json).cast<Object>();
-  ffi::Function::GetGlobalRequired("runtime.config_threadpool")(1, metadata.at("threads").cast<int>());
-
-  Object signature = metadata.at("functions").cast<Object>().at("main").cast<Object>();
+// Makes inputs for the function of this name, calls it, and prints what it takes and returns, and how long.
+void Run(const ffi::Module& machine, const std::string& name, const Object& signature, int calls) {
+  std::printf("function %s\n", name.c_str());
   List described = signature.at("inputs").cast<List>();
   std::vector<ffi::Tensor> inputs;
   std::vector<ffi::AnyView> arguments;
@@ -86,7 +73,7 @@ int main(int argc, char** argv) {
   }
   for (const ffi::Tensor& input : inputs) arguments.push_back(input);
 
-  ffi::Function network = *machine->GetFunction("main");
+  ffi::Function network = *machine->GetFunction(name);
   ffi::Any result;
   std::vector<double> milliseconds;
   for (int call = 0; call < calls + 10; ++call) {  // ten to warm up
@@ -106,5 +93,32 @@ int main(int argc, char** argv) {
   }
   std::nth_element(milliseconds.begin(), milliseconds.begin() + calls / 2, milliseconds.end());
   std::printf("median   %.3f ms of %d calls\n", milliseconds[calls / 2], calls);
+}
+
+int main(int argc, char** argv) try {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: run_network network.so [calls]\n");
+    return 2;
+  }
+  int calls = argc > 2 ? std::max(std::atoi(argv[2]), 1) : 100;
+
+  // A file holds an executable; a virtual machine runs it, on the CPU, with an allocator that keeps memory (2).
+  // A path without a slash would be searched for where the system keeps its libraries.
+  ffi::Module file = ffi::Module::LoadFromFile(std::filesystem::absolute(argv[1]).string());
+  ffi::Module machine = (*file->GetFunction("vm_load_executable"))().cast<ffi::Module>();
+  (*machine->GetFunction("vm_initialization"))(static_cast<int>(kDLCPU), 0, 2);
+
+  // The network describes itself in JSON: its functions, what they take, and for how many threads it was compiled.
+  ffi::Tensor text = (*machine->GetFunction("metadata"))().cast<ffi::Tensor>();
+  std::string json(static_cast<const char*>(text.data_ptr()), text.numel());
+  Object metadata = ffi::json::Parse(json).cast<Object>();
+  ffi::Function::GetGlobalRequired("runtime.config_threadpool")(1, metadata.at("threads").cast<int>());
+
+  for (const auto& [name, signature] : metadata.at("functions").cast<Object>()) {
+    Run(machine, name.cast<std::string>(), signature.cast<Object>(), calls);
+  }
   return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "error: %s\n", error.what());
+  return 1;
 }

@@ -29,7 +29,7 @@ def check_sparsity(sparsity: float) -> None:
 def fits(op: Op, pattern: str) -> bool:
     """Whether the op's weight matrix holds a whole block of the pattern."""
     block = parse_pattern(pattern)
-    return block is None or (block.rows <= op.matrix_shape[0] and block.cols <= op.matrix_shape[1])
+    return block is None or block.fits(op.matrix_shape)
 
 
 def matrix_size(op: Op) -> str:

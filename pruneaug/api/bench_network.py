@@ -18,21 +18,23 @@ from pruneaug.api.job import Progress
 from pruneaug.errors import InputError
 from pruneaug.exporter.checkpoint import INFO
 from pruneaug.latency.network import predict
-from pruneaug.latency.table import LatencyTable
+from pruneaug.latency.rest import alike
 from pruneaug.network.layers import Network, apply_masks, find_layers
 from pruneaug.platforms import detect
 from pruneaug.platforms.load import busy
-from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject
+from pruneaug.profiler.network import ROUNDS, Subject, measure_rest
 from pruneaug.profiler.runtimes import RUNTIMES, check_runtimes
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.registry import did_you_mean
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_layers
-from pruneaug.sparsity.patterns import Assignment, LayerChoice, parse_pattern
 from pruneaug.spec.models import PlugIn, SpaceSpec
 from pruneaug.tasks import MODELS
 from pruneaug.tasks.network import NetworkSource, argument_names
+
+_OTHER_SPARSITY = 0.95
+"""The rest of a network is measured at another sparsity than what is predicted with it."""
 
 BEST = "best"
 """In place of a pattern: the fastest of those that a job's space has by default."""
@@ -95,9 +97,10 @@ def bench_network(
         blocks = []
     candidates = [prune(model, network, inputs, block, sparsity) for block in blocks]
     warnings = busy()
-    table = measure_ops([layer.op for layer in network.layers], blocks, [sparsity], platform, progress)
+    calibration = _OTHER_SPARSITY if sparsity != _OTHER_SPARSITY else 0.9
+    table = measure_ops([layer.op for layer in network.layers], blocks, [sparsity, calibration], platform, progress)
     dense = plan_layers(network, {}, table)
-    chosen = [assign(network, block, sparsity) for block in blocks]
+    chosen = [alike(network, block, sparsity) for block in blocks]
     candidates = [replace(c, plans=plan_layers(network, choices, table)) for c, choices in zip(candidates, chosen)]
     tried, best = benching.fastest(candidates, blocks, platform, rounds, progress)
     times = benching.measure(
@@ -109,13 +112,17 @@ def bench_network(
         progress=progress,
     )
     pattern = None if best is None else blocks[best]
+    rest_us = 0.0
+    if pattern is not None:
+        rest = measure_rest(model, inputs, network, table, platform, pattern=pattern, sparsity=calibration)
+        rest_us = rest.beside(network, table)
     return {
         "network": name,
         "pattern": pattern,
         "sparsity": sparsity,
         "batch": batch,
         **benching.described(times, platform, against),
-        "predicted_ms": None if best is None else predicted_ms(network, chosen[best], table, times),
+        "predicted_ms": None if best is None else predict(network, chosen[best], table, rest_us).total_us / 1e3,
         "patterns": tried,
         "kept_dense": kept_dense(network, pattern),
         "warnings": list(warnings),
@@ -165,7 +172,7 @@ def prune(model: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], 
 
     Raises InputError if no layer does.
     """
-    assignment = assign(network, block, sparsity)
+    assignment = alike(network, block, sparsity)
     if not assignment:
         sizes = ", ".join(dict.fromkeys(matrix_size(layer.op) for layer in network.layers))
         raise InputError(f"{block} must fit the weight matrix of some layer, but these are {sizes}; choose a smaller")
@@ -173,23 +180,6 @@ def prune(model: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], 
     masks = Magnitude().prune(pruned, network, assignment, None).masks
     apply_masks(pruned, masks)
     return Subject(OWN_SPARSE, export_program(pruned, inputs), network, masks=masks)
-
-
-def assign(network: Network, block: str, sparsity: float) -> dict[str, LayerChoice]:
-    """The same choice for every layer whose weight matrix holds a block."""
-    choice = LayerChoice(parse_pattern(block), sparsity)
-    return {layer.name: choice for layer in network.layers if fits(layer.op, block)}
-
-
-def predicted_ms(
-    network: Network, choices: Assignment, table: LatencyTable, times: Sequence[NetworkTime]
-) -> float | None:
-    """The pruned network's time by its layers' times, and the dense network's measured rest; None without that."""
-    dense_ms = next((time.latency_ms for time in times if time.runtime == OWN_DENSE), None)
-    if dense_ms is None:
-        return None
-    rest_us = dense_ms * 1e3 - predict(network, {}, table, 0.0).total_us
-    return predict(network, choices, table, rest_us).total_us / 1e3
 
 
 def kept_dense(network: Network, block: str | None) -> list[dict[str, str]]:

@@ -79,6 +79,11 @@ def described(times: Sequence[NetworkTime], platform: Platform, against: Sequenc
         **summary(times),
         "max_relative_error": _largest([row["max_relative_error"] for row in runtimes]),
         "runtimes": runtimes,
+        "fallbacks": [
+            {"runtime": time.runtime, "operators": operators, "share": share}
+            for time in times
+            for operators, share in (time.fallbacks or {}).items()
+        ],
         "skipped": {name: why for name in against if (why := absent_packages(name))},
         "versions": dict(platform.versions) | package_versions(against),
     }
@@ -107,6 +112,12 @@ def measure(
     others = [Subject(name, dense.program) for name in dict.fromkeys(against) if absent_packages(name) is None]
     subjects = [*others, dense, *([] if pruned is None else [pruned])]
     return time_networks(subjects, platform, rounds=rounds, progress=stage(progress, "Bench"))
+
+
+def compile_only(platform: Platform, pruned: Subject, progress: Progress | None = None) -> NetworkTime:
+    """The pruned network compiled, checked and saved where it says, and not timed."""
+    (result,) = time_networks([pruned], platform, rounds=0, progress=stage(progress, "Compile"))
+    return result
 
 
 def fastest(

@@ -33,7 +33,8 @@ def compile(
     are, if they are at least a quarter of its weights. With `batch_sizes` it takes inputs of each of these numbers of
     examples, which every input has in its first dimension. `threads`: one per core if none.
 
-    `save(path)` of the result writes one shared library, which `pruneaug.load` reads, and C++ without PyTorch.
+    `save(path)` of the result writes one shared library, which `pruneaug.load` reads, and C++ without PyTorch. Its
+    function is "main", or of several batch sizes "main_<size>" each.
     Raises InputError, NetworkError for a network that does not run, CompileError for one that torch.export rejects.
     """
     # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
@@ -44,7 +45,10 @@ def compile(
     batches = [example_inputs] if batch_sizes is None else [_batch(example_inputs, size) for size in batch_sizes]
     if not batches:
         raise InputError("`batch_sizes` must hold at least one number of examples, but is empty; leave it out")
-    programs = {f"main_{index}": export_program(module, inputs) for index, inputs in enumerate(batches)}
+    if batch_sizes is None or len(set(batch_sizes)) == 1:
+        programs = {"main": export_program(module, batches[0])}
+    else:
+        programs = {f"main_{size}": export_program(module, inputs) for size, inputs in zip(batch_sizes, batches)}
     network = find_layers(module, batches[0])
     removed = zeros(module, network) if masks is None else masks
     return compile_programs(programs, network, removed, {}, CpuTarget(**platform.kernel_target()))

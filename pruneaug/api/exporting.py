@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pruneaug.api.benching import BASELINES, measure
+from pruneaug.api.benching import BASELINES, compile_only, measure
 from pruneaug.api.job import OpenJob, Progress, open_job
 from pruneaug.api.reporting import build_report, write_report
 from pruneaug.errors import RunError
+from pruneaug.exporter.artifact import add_artifact, artifact_path
 from pruneaug.exporter.checkpoint import add_facts, write_checkpoint
 from pruneaug.latency.network import NetworkLatency, predict
 from pruneaug.platforms.load import busy
-from pruneaug.profiler.network import Subject
+from pruneaug.profiler.network import NetworkTime, Subject
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.plan import plan_layers
 from pruneaug.searcher.dense import load_dense
@@ -38,7 +39,8 @@ def export(
 ) -> Exported:
     """Write RUN/checkpoint, measure it against the dense network, and write RUN/report.json and report.html.
 
-    `task` is needed again where the search was given one. `measured` False leaves the measuring out.
+    The compiled network that is measured is saved in the checkpoint, as its artifact. `task` is needed again where the
+    search was given one. `measured` False leaves the measuring out: the network is only compiled, checked and saved.
     Raises RunError if the search has not ended.
     """
     folder = RunDir(run)
@@ -87,17 +89,23 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
             job.example_inputs,
             {**_facts(job, predicted, predicted_dense), **_results(report)},
         )
-        pruned = Subject(OWN_SPARSE, job.program(best.model), job.network, plans, best.masks)
+        save_to = artifact_path(checkpoint, job.platform.name)
+        pruned = Subject(OWN_SPARSE, job.program(best.model), job.network, plans, best.masks, save_to)
     write_report(run, report)
     progress("Export", 2, 2, "")
+    times: tuple[NetworkTime, ...] = ()
     if measured:
         dense = Subject(OWN_DENSE, job.program(dense_model), job.network, dense_plans)
         warnings += busy()
-        times = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress)
-        report = describe(times, warnings)
-        if checkpoint is not None:
-            add_facts(checkpoint, _results(report))
-        write_report(run, report)
+        times = compiled = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress)
+    else:
+        compiled = () if pruned is None else (compile_only(job.platform, pruned, progress),)
+    warnings += tuple(f"the artifact could not be saved: {t.save_error}" for t in compiled if t.save_error is not None)
+    artifact = None if checkpoint is None else add_artifact(checkpoint, job.platform.name)
+    report = describe(times, warnings, None if artifact is None else str(artifact.relative_to(run.path)))
+    if checkpoint is not None:
+        add_facts(checkpoint, _results(report))
+    write_report(run, report)
     return Exported(checkpoint, report)
 
 

@@ -13,7 +13,6 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pruneaug.errors import LatencyTableError
-from pruneaug.latency.network import predict
 from pruneaug.latency.rest import Rest, network_digest, read_rest
 from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import LatencyTable
@@ -79,7 +78,7 @@ class OpenJob:
         return network_digest(self.program(self.model), self.network)
 
     def rest(self) -> Rest | None:
-        """The dense network's measured time on the platform; None if it was not measured yet."""
+        """The network's measured time on the platform; None if it was not measured yet."""
         return read_rest(self.store.folder, self.digest)
 
     def measured(self) -> tuple[LatencyTable, float, tuple[str, ...]]:
@@ -100,7 +99,7 @@ class OpenJob:
                 "run `pruneaug profile JOB` first"
             )
         table = self.store.table()
-        return table, rest.beside(predict(self.network, {}, table, 0.0).total_us), warnings
+        return table, rest.beside(self.network, table), warnings
 
 
 def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:

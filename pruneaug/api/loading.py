@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pruneaug.errors import CheckpointError, InputError, SpecError
+from pruneaug.exporter.artifact import find_artifact
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
 from pruneaug.runtime.graph import export_program
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def load(
-    path: str | Path, *, model: nn.Module | None = None, threads: int | None = None, trust_code: bool = False
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    threads: int | None = None,
+    trust_code: bool = False,
+    artifact: bool = False,
 ) -> CompiledNetwork:
     """A compiled network: of a checkpoint's folder, or of a file that `save` wrote.
 
@@ -29,8 +35,13 @@ def load(
 
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
     loaded into it. `trust_code` lets the checkpoint name the `package.module:callable` that builds its network.
-    Raises CheckpointError if the folder or file is not whole, CompileError.
+    `artifact` loads the machine code that the export saved instead, if you trust whoever wrote the checkpoint: nothing
+    is compiled, so no model is needed. It runs on the platform of the export with the same versions.
+    Raises CheckpointError if the folder or file is not whole or the artifact is for another platform, CompileError,
+    InputError for arguments that contradict each other.
     """
+    if artifact and (model is not None or threads is not None):
+        raise InputError("an artifact has its own weights and threads; leave `model` and `threads` out, or `artifact`")
     # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
     from pruneaug.kernels.build import CpuTarget
     from pruneaug.runtime.compiler import compile_network
@@ -39,8 +50,10 @@ def load(
     if Path(path).is_file():
         return load_network(path)
     checkpoint = read_checkpoint(path)
-    model = load_model(checkpoint, model, trust_code)
     platform = platform_for(checkpoint, threads)
+    if artifact:
+        return load_network(find_artifact(checkpoint, platform))
+    model = load_model(checkpoint, model, trust_code)
     target = CpuTarget(**platform.kernel_target())
     program = export_program(model, checkpoint.example_inputs)
     return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), target)

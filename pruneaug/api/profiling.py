@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
-from pruneaug.latency.rest import write_rest
+from pruneaug.latency.rest import alike, write_rest
+from pruneaug.network.layers import Network
 from pruneaug.profiler.network import measure_rest
 from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops, sole_profile
@@ -18,7 +21,8 @@ def profile(
 ) -> ProfileResult:
     """Measure what the job's search can choose and has no time for yet, into the platform's latency table.
 
-    Then the dense network is run once for what it takes beside its layers. What was measured is kept at any stop.
+    Then the network is run once, as sparse as was measured, for what it takes beside its layers. What was measured is
+    kept at any stop.
     Raises InputError for a wrong job, MeasurementError if this machine cannot measure, StorageError.
     """
     return profile_job(open_job(job, task), measurer, progress)
@@ -41,10 +45,22 @@ def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progre
     with sole_profile(job.store.folder):
         if job.rest() is None:
             told = stage(progress, "Whole network")
-            table, program = job.store.table(), job.program(job.model)
-            rest = measure_rest(program, job.network, table, job.platform, progress=told)
+            table = job.store.table()
+            pattern, sparsity = _sparsest(job.network, patterns, sparsities)
+            rest = measure_rest(
+                job.model, job.example_inputs, job.network, table, job.platform,
+                pattern=pattern, sparsity=sparsity, progress=told,
+            )  # fmt: skip
             write_rest(job.store.folder, rest)
     return result
+
+
+def _sparsest(network: Network, patterns: Sequence[str], sparsities: Sequence[float]) -> tuple[str, float]:
+    """The pattern that most layers can have, the first of several, and the largest sparsity."""
+    counts = {pattern: len(alike(network, pattern, 0.0)) for pattern in patterns}
+    if not sparsities or not any(counts.values()):
+        return "dense", 0.0
+    return max(counts, key=lambda pattern: counts[pattern]), max(sparsities)
 
 
 def measured_choices(job: OpenJob) -> tuple[list[str], list[float]]:

@@ -37,8 +37,12 @@ def build_report(
     dense_model: nn.Module,
     times: Sequence[NetworkTime],
     warnings: Sequence[str],
+    artifact: str | None = None,
 ) -> dict[str, Any]:
-    """The data of report.json; the keys are listed in docs/formats.md. What was not measured is None."""
+    """The data of report.json; the keys are listed in docs/formats.md. What was not measured is None.
+
+    `artifact` is the path of the compiled network in the run folder, if it was saved.
+    """
     by_runtime = {time.runtime: time for time in times}
     facts = summary(times)
     weights = sum(parameter.numel() for parameter in dense_model.parameters())
@@ -78,6 +82,7 @@ def build_report(
         "dense": dense,
         "best": pruned,
         "baselines": [as_json(time) for time in times if time.runtime != OWN_SPARSE],
+        "artifact": artifact,
         "best_dense": facts["best_dense"],
         "speedup_measured": facts["speedup_vs_best_dense"],
         "prediction_error": predicted.total_us / 1e3 / measured_ms - 1 if measured_ms else None,

@@ -84,6 +84,7 @@ def kernels(
     network: Annotated[str | None, typer.Option(help="All layers of the network of this name.")] = None,
     pattern: Annotated[str, typer.Option(help="Blocks, with commas.")] = "block:8x1",
     sparsity: Annotated[str, typer.Option(help="Sparsities, with commas.")] = "0.9",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
     batch: Batch = None,
     threads: Threads = None,
     shape: Shape = None,
@@ -91,7 +92,7 @@ def kernels(
     trust_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Measure layers by our kernels and by PyTorch, beside the peak of the CPU."""
+    """Measure layers by our kernels and by dense libraries, beside the peak of the CPU."""
     ops: list[Any] = list(op or ())
     if network is not None:
         sample = _sample(shape, vocabulary)
@@ -102,6 +103,7 @@ def kernels(
             ops,
             patterns=_split(pattern),
             sparsities=[_number(text) for text in _split(sparsity)],
+            dtype=dtype,
             threads=threads,
             progress=progress.update,
         )

@@ -69,7 +69,10 @@ def report(run: Run, as_json: Json = False) -> None:
 def _finish(report: Any, folder: str, as_json: bool) -> None:
     print_json(report) if as_json else console().print(console_report(report))
     if not as_json:
-        console().print(f"Report: {folder}/report.html", markup=False, highlight=False, soft_wrap=True)
+        files = {"Report": "report.html", "Compiled network": report["artifact"]}
+        for what, path in files.items():
+            if path is not None:
+                console().print(f"{what}: {folder}/{path}", markup=False, highlight=False, soft_wrap=True)
     _check(outcome(report), report["verdict"])
     if (report["best"] or {}).get("error") is not None:
         raise MeasurementError(f"the pruned network must run on this machine, but {report['best']['error']}; report it")

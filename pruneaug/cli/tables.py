@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneaug.cli.output import console, print_json
+from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.profiler.run import ProfileResult
 from pruneaug.searcher.result import SearchResult
 
@@ -109,13 +110,17 @@ def bench_table(result: Mapping[str, Any]) -> RenderableType:
         lines.append(f"{speedup:.2f}x against the best dense, {result['best_dense']}")
     if result["predicted_ms"] is not None:
         lines.append(f"predicted {result['predicted_ms']:.3f} ms")
+    lines += [
+        f"no kernel of ours: {row['operators']}: {row['share']:.1%} of the time of {row['runtime']}"
+        for row in result["fallbacks"]
+    ]
     lines += [f"stays dense: {row['name']}: {row['reason']}" for row in result["kept_dense"]]
     lines += [f"skipped: {name}: {reason}" for name, reason in result["skipped"].items()]
     return Group(*parts, Text("\n".join([*lines, *_warnings(result)])))
 
 
 def kernels_table(result: Mapping[str, Any]) -> RenderableType:
-    """Every layer's time by our kernels and by PyTorch, and what it makes of the peak."""
+    """Every layer's time by our kernels and by other libraries, and what it makes of the peak."""
     tables = {
         op: Table(title=Text(op), title_justify="left") for op in dict.fromkeys(r["op"] for r in result["kernels"])
     }
@@ -124,7 +129,7 @@ def kernels_table(result: Mapping[str, Any]) -> RenderableType:
         for column in (*words, "sparsity", "median us", "p10", "p90", "GFLOP/s", "of peak", "relative error"):
             table.add_column(column, justify="left" if column in words else "right")
     for row in result["kernels"]:
-        by = "torch" if row["library"] == "torch" else "pruneaug"
+        by = "pruneaug" if row["library"] == RUNTIME_LIBRARY else row["library"]
         cells: list[Text | str] = [by, row["pattern"], row["variant"], f"{row['sparsity']:g}"]
         if row["error"] is not None:
             cells += ["failed", "", "", "", "", Text(row["error"][-200:])]

@@ -3,12 +3,14 @@
 model.safetensors            the state dict, dense layout, zeros in place
 example_inputs.safetensors   inputs "0", "1", ... of the shapes that the latency was measured for
 pruneaug.json                everything else; written last, so a folder with it is whole
+artifact-<platform>/         the compiled network, see `pruneaug.exporter.artifact`
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +82,8 @@ def write_checkpoint(
     with storage_errors(folder):
         for stale in (folder / INFO, *folder.glob(".*.part")):  # the parts are of an export that was killed
             stale.unlink(missing_ok=True)
+        for artifact in folder.glob("artifact-*"):  # of other weights
+            shutil.rmtree(artifact)
     blob = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()})
     atomic_write_bytes(folder / WEIGHTS, blob)
     inputs = {str(index): tensor.contiguous().clone() for index, tensor in enumerate(example_inputs)}

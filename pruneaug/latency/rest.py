@@ -12,20 +12,41 @@ from torch.export import ExportedProgram
 
 from pruneaug.errors import LatencyTableError
 from pruneaug.files import atomic_write_text
+from pruneaug.latency.network import predict
+from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network
+from pruneaug.sparsity.patterns import LayerChoice, parse_pattern
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Measured latency of a dense network in microseconds."""
+    """Measured latency of a network in microseconds, with every layer that holds a block pruned alike.
+
+    The sparser it is, the less of the time is that of its layers, and the less their errors are in what remains.
+    """
 
     network: str  # digest
-    dense_us: float
+    latency_us: float
+    pattern: str
+    sparsity: float
     measured_at: str
 
-    def beside(self, layers_us: float) -> float:
-        """What remains without the layers' times by the table as it is now; 0 where these alone take longer."""
-        return max(0.0, self.dense_us - layers_us)
+    def beside(self, network: Network, table: LatencyTable) -> float:
+        """What remains without the layers' times by the table as it is now; 0 where these alone take longer.
+
+        Raises LatencyTableError if the table lacks a layer.
+        """
+        choices = alike(network, self.pattern, self.sparsity)
+        return max(0.0, self.latency_us - predict(network, choices, table, 0.0).total_us)
+
+
+def alike(network: Network, pattern: str, sparsity: float) -> dict[str, LayerChoice]:
+    """The same choice for every layer whose weight matrix holds a block of the pattern; none for "dense"."""
+    block = parse_pattern(pattern)
+    if block is None:
+        return {}
+    choice = LayerChoice(block, sparsity)
+    return {layer.name: choice for layer in network.layers if block.fits(layer.op.matrix_shape)}
 
 
 def network_digest(program: ExportedProgram, network: Network) -> str:
@@ -41,7 +62,7 @@ def read_rest(folder: str | Path, digest: str) -> Rest | None:
         return None
     try:
         rest = Rest(**json.loads(path.read_text(encoding="utf-8")))
-        if rest.network != digest or not 0 <= rest.dense_us < math.inf:
+        if rest.network != digest or not 0 <= rest.latency_us < math.inf:
             raise ValueError(f"it holds {rest}")
     except (OSError, ValueError, TypeError) as error:
         raise LatencyTableError(

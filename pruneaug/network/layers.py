@@ -44,8 +44,8 @@ class Network:
 def find_layers(model: nn.Module, example_inputs: tuple[Any, ...]) -> Network:
     """Run `model(*example_inputs)` once and list its layers.
 
-    Prunable are nn.Linear and ungrouped, zero-padded nn.Conv2d, each with a weight of its own. The model is left as
-    found.
+    Prunable are nn.Linear and nn.Conv2d, zero-padded and not depthwise, each with a weight of its own. The model is
+    left as found.
 
     Raises:
         NetworkError: the model does not run on the example inputs, or has no prunable layer.
@@ -234,8 +234,8 @@ def _reason_to_keep(
         return "its weight is computed (by a parametrization, weight norm or torch's pruning); remove that first"
     if others := [path for path in owners[_memory(weight)] if path != (f"{name}.weight" if name else "weight")]:
         return f"its weight is shared with {', '.join(others)}"
-    if isinstance(module, nn.Conv2d) and module.groups > 1:
-        return f"it is a {'depthwise' if module.groups == module.in_channels else 'grouped'} convolution"
+    if isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
+        return "it is a depthwise convolution"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"it pads with {module.padding_mode!r}; only zero padding is prunable"
     if not ops:

@@ -17,8 +17,10 @@ _VERSIONED = ("apache-tvm", "pruneaug", "torch")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def detect(threads: int | None = None, name: str | None = None, *, root: Path = ROOT) -> Platform:
-    """The platform of this machine with `threads` threads (none: one per core).
+def detect(
+    threads: int | None = None, name: str | None = None, *, dtype: str = "float32", root: Path = ROOT
+) -> Platform:
+    """The platform of this machine with `threads` threads (none: one per core) for networks in `dtype`.
 
     Its hardware names it, unless `name` is given. Raises SpecError for a name that is no folder name, or more threads
     than logical CPUs.
@@ -44,6 +46,7 @@ def detect(threads: int | None = None, name: str | None = None, *, root: Path = 
         cores=cores,
         threads=threads or cores,
         caches=cache_sizes(root),
+        dtype=dtype,
         versions=tuple((package, version) for package in _VERSIONED if (version := _version(package))),
     )
     return found if name else _named(found)

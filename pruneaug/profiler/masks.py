@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pruneaug.sparsity.patterns import Block
+from pruneaug.network.layers import Network
+from pruneaug.network.ops import Conv2dOp, Op
+from pruneaug.sparsity.masks import expand_blocks
+from pruneaug.sparsity.matrix import weight_from_matrix
+from pruneaug.sparsity.patterns import Assignment, Block
 
 _SPREAD = 0.5  # standard deviation of the log importance over rows, and over columns
 
@@ -26,3 +30,22 @@ def keep_largest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = scores.flatten().kthvalue(scores.numel() - keep).values
     return scores > threshold
+
+
+def synthetic_masks(network: Network, assignment: Assignment) -> dict[str, torch.Tensor]:
+    """Masks of the layers that are sparse, bool in their weights' layout, for measuring a network."""
+    masks = {}
+    for layer in network.layers:
+        choice = assignment.get(layer.name)
+        if choice is not None and choice.pattern is not None:
+            shape = layer.op.matrix_shape
+            scores = synthetic_scores(shape, choice.pattern, torch.Generator().manual_seed(0))
+            matrix = expand_blocks(keep_largest(scores, choice.sparsity), choice.pattern, shape)
+            masks[layer.name] = weight_from_matrix(matrix, _weight_shape(layer.op))
+    return masks
+
+
+def _weight_shape(op: Op) -> tuple[int, ...]:
+    if isinstance(op, Conv2dOp):
+        return (op.out_channels, op.in_channels // op.groups, *op.kernel)
+    return op.matrix_shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import sys
@@ -9,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,28 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
+from torch import nn
 from torch.export import ExportedProgram
 
 from pruneaug.errors import MeasurementError
 from pruneaug.files import storage_errors
-from pruneaug.latency.rest import Rest, network_digest
+from pruneaug.latency.rest import Rest, alike, network_digest
 from pruneaug.latency.table import LatencyTable
-from pruneaug.network.layers import Network
+from pruneaug.network.layers import Network, apply_masks
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
+from pruneaug.profiler.masks import synthetic_masks
 from pruneaug.profiler.network_worker import tensors_of
 from pruneaug.profiler.process import worker_environment
+from pruneaug.profiler.runtimes import RUNTIMES
+from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
 ROUNDS = 8
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _TURN_S = 600.0  # three calls to warm up and three timed ones, of a network that takes a minute and more
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
+_REPEATS = 20  # calls whose steps are timed one by one, at most
 _REST_S = 0.02  # between turns, so that the spinning threads of the last process have gone to sleep
 
 Progress = Callable[[int, int, str], None]
@@ -41,13 +47,21 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A network in a runtime of `RUNTIMES`, or by any other name in our own, with these plans and masks."""
+    """A network in a runtime of `RUNTIMES`, or by any other name in our own, with these plans and masks.
+
+    `save_to` names a file for the compiled network of our own runtime: the very code that is measured.
+    """
 
     runtime: str
     program: ExportedProgram
     network: Network | None = None
     plans: Mapping[str, LayerPlan] = field(default_factory=dict)
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    save_to: Path | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        return self.runtime not in RUNTIMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,8 @@ class NetworkTime:
     """The measured time of one forward pass; `error` says why there is none.
 
     `max_relative_error` is norm(output - expected) / norm(expected) against PyTorch's operators on the same weights.
+    `fallbacks` are the operators that have no kernel of ours, each run of them with its share of the time, the largest
+    first; None if it is not known. `save_error` says why the compiled network was not saved, if it was to be.
     """
 
     runtime: str
@@ -64,6 +80,8 @@ class NetworkTime:
     runs: int
     max_relative_error: float | None
     error: str | None = None
+    fallbacks: Mapping[str, float] | None = None
+    save_error: str | None = None
 
 
 def time_networks(
@@ -77,7 +95,7 @@ def time_networks(
     """Time the subjects on their programs' example inputs, in `rounds` interleaved turns of about `turn_s` seconds.
 
     A runtime that does not start, crashes, hangs or computes something else becomes a result with an error; the others
-    go on.
+    go on. Networks that fail so are not saved. Without rounds they are only compiled, checked and saved.
     """
     with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, ExitStack() as stack:
         processes: dict[int, LineProcess] = {}
@@ -117,12 +135,44 @@ def time_networks(
                 except ProcessEnded as error:
                     errors[index] = f"its process {error}"
                     del processes[index]
+        ours = {index: process for index, process in processes.items() if subjects[index].is_ours}
+        fallbacks = {index: _fallbacks(process, times[index], turn_s) for index, process in ours.items() if rounds}
+        unsaved = {index: _save(process, subjects[index].save_to) for index, process in ours.items()}
         if progress is not None:
             progress(len(subjects) + rounds, len(subjects) + rounds, "")
         return tuple(
-            _result(subject.runtime, times[index], accuracy.get(index), errors.get(index))
+            replace(
+                _result(subject.runtime, times[index], accuracy.get(index), errors.get(index)),
+                fallbacks=fallbacks.get(index),
+                save_error=None if subject.save_to is None else unsaved.get(index, errors.get(index)),
+            )
             for index, subject in enumerate(subjects)
         )
+
+
+def _fallbacks(process: LineProcess, times_us: Sequence[float], turn_s: float) -> dict[str, float] | None:
+    """The operators without a kernel, and their shares of the time, in about `turn_s` seconds.
+
+    None if that breaks the process: the times are known already.
+    """
+    repeats = int(turn_s * 1e6 / float(np.median(times_us)))
+    try:
+        process.send({"repeats": min(max(repeats, 1), _REPEATS)})
+        return dict(json.loads(process.read(_TURN_S))["fallbacks"])
+    except ProcessEnded:
+        return None
+
+
+def _save(process: LineProcess, path: Path | None) -> str | None:
+    """Let the process save its network; the error, or None."""
+    if path is None:
+        return None
+    try:
+        process.send({"save": str(path)})
+        error: str | None = json.loads(process.read(_START_S))["error"]
+    except ProcessEnded as ended:
+        return f"its process {ended}"
+    return error
 
 
 def _start(platform: Platform) -> LineProcess:
@@ -176,23 +226,33 @@ def _result(runtime: str, times_us: list[float], accuracy: float | None, error: 
 
 
 def measure_rest(
-    program: ExportedProgram,
+    model: nn.Module,
+    inputs: tuple[Any, ...],
     network: Network,
     table: LatencyTable,
     platform: Platform,
     *,
+    pattern: str = "dense",
+    sparsity: float = 0.0,
     progress: Progress | None = None,
 ) -> Rest:
-    """Run the dense network as its table plans it.
+    """Run the network with every layer that holds a block pruned alike, as its table plans it; `model` stays as it is.
 
     Raises MeasurementError if the network does not run, LatencyTableError if the table lacks a layer.
     """
-    subject = Subject("pruneaug-dense", program, network, plan_layers(network, {}, table))
+    choices = alike(network, pattern, sparsity)
+    plans, masks = plan_layers(network, choices, table), synthetic_masks(network, choices)
+    pruned = copy.deepcopy(model)
+    apply_masks(pruned, masks)
+    program = export_program(pruned, inputs)
+    subject = Subject("pruneaug-sparse" if choices else "pruneaug-dense", program, network, plans, masks=masks)
     (result,) = time_networks([subject], platform, progress=progress)
     if result.latency_ms is None:
-        raise MeasurementError(f"the dense network must run on this platform, but {result.error}")
+        raise MeasurementError(f"the network must run on this platform, but {result.error}")
     return Rest(
         network=network_digest(program, network),
-        dense_us=result.latency_ms * 1e3,
+        latency_us=result.latency_ms * 1e3,
+        pattern=pattern,
+        sparsity=sparsity,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

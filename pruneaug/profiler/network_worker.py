@@ -1,4 +1,7 @@
-"""The process that runs one network in one runtime: how it is made on stdin's first line, then one line for each turn.
+"""The process that runs one network in one runtime: how it is made on stdin's first line, then a request on each line.
+
+{"seconds", "least"} asks for the times of one turn. Of a network in our own runtime {"repeats"} asks what its operators
+without a kernel take of the time, and {"save"} for the compiled network in a file.
 
 Every runtime has a process of its own. Thread pools that share a process disturb each other: the threads of one spin
 on the cores for a while after its last operator, while the next runtime already works.
@@ -12,15 +15,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from pruneaug.profiler.runtimes import RUNTIMES, Call, torch_call
+from pruneaug.errors import StorageError
+from pruneaug.profiler.runtimes import RUNTIMES, Call, example_inputs, torch_call
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
+
+if TYPE_CHECKING:
+    from pruneaug.runtime.network import CompiledNetwork
 
 _WARM_UP = 3  # calls at the start of every turn: wake the threads, fill the caches
 
@@ -35,25 +42,44 @@ def main() -> None:
 
         setup = json.loads(sys.stdin.readline())
         torch.set_num_threads(setup["threads"])
-        call = make_call(setup)
+        with contextlib.suppress(ImportError):
+            # A class of outputs must be known before a program that returns it can be read.
+            importlib.import_module(setup["output_module"])
+        program = torch.export.load(setup["program"])
+        peer = RUNTIMES.get(setup["runtime"])
+        if peer is not None:
+            compiled = None
+            call = peer.make(program, setup["threads"], Path(setup["program"]).parent)
+        else:
+            compiled = _compiled(program, setup)
+            call = torch_call(compiled, program)
         say({"event": "ready", "max_relative_error": _relative_error(call(), setup["expected"])})
         for line in sys.stdin:
-            turn = json.loads(line)
-            say({"times_us": _turn_us(call, turn["seconds"], turn["least"])})
+            request = json.loads(line)
+            if "seconds" in request:
+                say({"times_us": _turn_us(call, request["seconds"], request["least"])})
+                continue
+            assert compiled is not None
+            say(_saved(compiled, request["save"]) if "save" in request else _shares(compiled, program, **request))
 
 
-def make_call(setup: Mapping[str, Any]) -> Call:
-    """The network of `setup["program"]` in the runtime `setup["runtime"]`, ready to run on its example inputs."""
-    with contextlib.suppress(ImportError):
-        # A class of outputs must be known before a program that returns it can be read.
-        importlib.import_module(setup["output_module"])
-    program = torch.export.load(setup["program"])
-    if peer := RUNTIMES.get(setup["runtime"]):
-        return peer.make(program, setup["threads"], Path(setup["program"]).parent)
-    return torch_call(_compiled(program, setup), program)
+def _saved(compiled: CompiledNetwork, path: str) -> dict[str, str | None]:
+    try:
+        compiled.save(path)
+    except StorageError as error:
+        return {"error": str(error)}
+    return {"error": None}
 
 
-def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -> Callable[..., Any]:
+def _shares(
+    compiled: CompiledNetwork, program: torch.export.ExportedProgram, repeats: int
+) -> dict[str, dict[str, float]]:
+    from pruneaug.runtime.report import fallback_shares
+
+    return {"fallbacks": fallback_shares(compiled.profile(*example_inputs(program), repeats=repeats))}
+
+
+def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -> CompiledNetwork:
     """The network as pruneaug compiles it."""
     from safetensors.torch import load_file
 

@@ -51,21 +51,33 @@ def cell_of(record: LatencyRecord) -> Cell:
     return Cell(record.op, record.pattern, record.sparsity, record.library)
 
 
-def wanted(ops: Iterable[Op], patterns: Sequence[str], sparsities: Sequence[float]) -> tuple[Cell, ...]:
-    """Every cell of these ops, grouped by op, dense ones first; patterns larger than its weight matrix have none."""
+def wanted(
+    ops: Iterable[Op],
+    patterns: Sequence[str],
+    sparsities: Sequence[float],
+    libraries: Sequence[str] = DENSE_LIBRARIES,
+) -> tuple[Cell, ...]:
+    """Every cell of these ops, grouped by op, first dense by each library.
+
+    Patterns larger than an op's weight matrix have none.
+    """
     cells: list[Cell] = []
     for op in dict.fromkeys(ops):
-        cells += [Cell(op, "dense", 0.0, library) for library in DENSE_LIBRARIES]
+        cells += [Cell(op, "dense", 0.0, library) for library in libraries]
         for pattern in dict.fromkeys(patterns):
             block = parse_pattern(pattern)
-            if block is not None and block.rows <= op.matrix_shape[0] and block.cols <= op.matrix_shape[1]:
+            if block is not None and block.fits(op.matrix_shape):
                 cells += [Cell(op, str(block), sparsity) for sparsity in dict.fromkeys(sparsities)]
     return tuple(cells)
 
 
 def plan(
-    ops: Iterable[Op], patterns: Sequence[str], sparsities: Sequence[float], store: LatencyStore
+    ops: Iterable[Op],
+    patterns: Sequence[str],
+    sparsities: Sequence[float],
+    store: LatencyStore,
+    libraries: Sequence[str] = DENSE_LIBRARIES,
 ) -> tuple[Cell, ...]:
     """The wanted cells that have no time in the store; a cell that only has an error is planned again."""
     timed = {cell_of(record) for record in store.load() if record.error is None}
-    return tuple(cell for cell in wanted(ops, patterns, sparsities) if cell not in timed)
+    return tuple(cell for cell in wanted(ops, patterns, sparsities, libraries) if cell not in timed)

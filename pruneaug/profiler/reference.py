@@ -11,14 +11,14 @@ _SAMPLES = 96
 
 
 class Reference:
-    """The inputs of `_SAMPLES` output positions of one op, corners included, as float64 columns [K, samples]."""
+    """The inputs of `_SAMPLES` output positions of one op, corners included: float64 [groups, K, samples]."""
 
     def __init__(self, op: Op, x: torch.Tensor, generator: torch.Generator) -> None:
         """`x` is float32 [tokens, in_features] or [batch, in_channels, height, width]."""
         self._op = op
         if isinstance(op, LinearOp):
             self._index = _sample((op.tokens,), generator)
-            self._inputs = x[self._index[0]].double().t()  # [K, samples]
+            self._inputs = x[self._index[0]].double().t()[None]
             return
         top, left, bottom, right = op.padding
         padded = F.pad(x, (left, right, top, bottom))
@@ -30,7 +30,8 @@ class Reference:
             (y * op.stride[0])[:, None, None] + ky[:, None],
             (col * op.stride[1])[:, None, None] + kx,
         ]  # [samples, kh, kw, C]
-        self._inputs = windows.reshape(len(batch), -1).double().t()
+        by_group = windows.reshape(*windows.shape[:3], op.groups, -1).permute(3, 1, 2, 4, 0)
+        self._inputs = by_group.flatten(1, 3).double()  # from [groups, kh, kw, C / groups, samples]
 
     def relative_error(self, result: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor) -> float:
         """norm(result - reference) / norm(reference) over the sampled positions; NaN if any output is not finite.
@@ -39,7 +40,8 @@ class Reference:
         """
         if not bool(torch.isfinite(result).all()):
             return float("nan")
-        expected = matrix.double() @ self._inputs + bias.double()[:, None]  # [N, samples]
+        rows = matrix.double().reshape(len(self._inputs), -1, matrix.shape[1])  # [groups, N / groups, K]
+        expected = (rows @ self._inputs).flatten(0, 1) + bias.double()[:, None]  # [N, samples]
         if isinstance(self._op, LinearOp):
             got = result[self._index[0]].t()
         else:

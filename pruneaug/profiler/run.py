@@ -20,7 +20,7 @@ from pruneaug.network.ops import Op
 from pruneaug.platforms.load import busy
 from pruneaug.platforms.platform import Platform
 from pruneaug.platforms.stored import claim_folder
-from pruneaug.profiler.plan import Cell, Task, cell_of, plan, wanted
+from pruneaug.profiler.plan import DENSE_LIBRARIES, Cell, Task, cell_of, plan, wanted
 from pruneaug.profiler.process import TaskFailure, WorkerProcess
 
 DEFAULT_MEASURER = "pruneaug.profiler.measure:Measurer"
@@ -48,14 +48,16 @@ def profile_ops(
     *,
     timeout_s: float,
     measurer: str = DEFAULT_MEASURER,
+    libraries: Sequence[str] = DENSE_LIBRARIES,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure the cells of these ops that the store has no time for.
 
-    `timeout_s` is the longest silence of the measuring process before it counts as hung. `options` are the measurer's
-    keyword arguments. A cell that crashes, hangs or fails becomes a record with an error and is tried again by the next
-    profile. Stopping at any moment, however rudely, loses no record that was reported.
+    `timeout_s` is the longest silence of the measuring process before it counts as hung. `libraries` are those that it
+    times dense, `options` are the measurer's keyword arguments. A cell that crashes, hangs or fails becomes a record
+    with an error and is tried again by the next profile. Stopping at any moment, however rudely, loses no record that
+    was reported.
 
     Raises LatencyTableError if the store is another platform's, RunError if another process profiles it,
     MeasurementError if the measuring process does not start, StorageError if a record cannot be written.
@@ -63,7 +65,7 @@ def profile_ops(
     ops = tuple(ops)
     warnings = claim_folder(store.folder, platform)
     with sole_profile(store.folder), WorkerProcess(platform, measurer, timeout_s) as worker:
-        cells = plan(ops, patterns, sparsities, store)
+        cells = plan(ops, patterns, sparsities, store, libraries)
         if cells:
             warnings += busy()
         failed: list[LatencyRecord] = []
@@ -75,7 +77,7 @@ def profile_ops(
                 failed.append(record)
             if progress is not None:
                 progress(done, len(cells), f"{record.op.key} {record.pattern}@{record.sparsity:g} {record.library}")
-    reused = len(wanted(ops, patterns, sparsities)) - len(cells)
+    reused = len(wanted(ops, patterns, sparsities, libraries)) - len(cells)
     return ProfileResult(len(cells) - len(failed), reused, tuple(failed), warnings)
 
 

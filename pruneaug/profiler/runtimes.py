@@ -116,7 +116,7 @@ def package_versions(names: Sequence[str]) -> dict[str, str]:
 
 def torch_call(network: Callable[..., Any], program: ExportedProgram) -> Call:
     """`network`, called once already, on the example inputs of `program`."""
-    inputs = _inputs(program)
+    inputs = example_inputs(program)
 
     def call() -> Any:
         with torch.inference_mode():
@@ -127,14 +127,15 @@ def torch_call(network: Callable[..., Any], program: ExportedProgram) -> Call:
     return call
 
 
-def _inputs(program: ExportedProgram) -> tuple[Any, ...]:
+def example_inputs(program: ExportedProgram) -> tuple[Any, ...]:
+    """The arguments that a program was exported with."""
     inputs, _ = program.example_inputs or ((), {})
     return tuple(inputs)
 
 
 def _arrays(program: ExportedProgram) -> list[npt.NDArray[Any]]:
     """The example inputs that are tensors, which are those that the converted network has."""
-    leaves = torch.utils._pytree.tree_leaves(list(_inputs(program)))
+    leaves = torch.utils._pytree.tree_leaves(list(example_inputs(program)))
     return [np.ascontiguousarray(leaf.detach().numpy()) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 

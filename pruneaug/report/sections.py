@@ -153,6 +153,8 @@ def summary(data: Data) -> str:
     if not found:
         return titled_section("The dense network", "As compiled by pruneaug for this machine.", table)
     lead = "Both compiled by pruneaug for this machine and measured in turns; other dense runtimes are further below."
+    if artifact := data.get("artifact"):
+        lead += f" The compiled network is {artifact}."
     return titled_section("Dense and pruned, side by side", lead, table)
 
 

@@ -96,6 +96,7 @@ def describe_op(key: object) -> str:
         f"conv {op.kernel[0]}×{op.kernel[1]}, {op.in_channels} → {op.out_channels}, {op.height}×{op.width}",
         f"stride {strides}" if op.stride != (1, 1) else "",
         f"dilation {op.dilation[0]}" if op.dilation != (1, 1) else "",
+        f"{op.groups} groups" if op.groups > 1 else "",
         f"batch {op.batch}" if op.batch > 1 else "",
     ]
     return ", ".join(part for part in parts if part)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from pruneaug.runtime.graph import remove_dead
+
 _aten = torch.ops.aten
 _MATMUL = {_aten.matmul.default, _aten.bmm.default}
 _VIEW = {_aten.view.default, _aten.reshape.default, _aten.unflatten.int}
@@ -27,7 +29,10 @@ def attention(q: Any, k: Any, v: Any, mask: Any, *, heads: int, scale: float, ca
 
 @dataclass(frozen=True, slots=True)
 class _Scores:
-    """softmax(scale * q @ k^T + mask), its operands split into heads [B, heads, T, d]."""
+    """softmax(scale * q @ k^T + mask), its operands split into heads [B, heads, T, d].
+
+    A mask of bools says which keys count.
+    """
 
     q: fx.Node
     k: fx.Node
@@ -37,41 +42,90 @@ class _Scores:
 
 
 def fuse_attention(graph: fx.GraphModule) -> int:
-    """Replace every attention whose heads are split from, and joined to, [B, T, heads * d]; how many."""
+    """Replace every attention on heads [B, heads, T, d] by a node of `attention`; how many.
+
+    Where the heads are not split from, or joined to, [B, T, heads * d], nodes that do so are put between.
+    """
     count = 0
+    masks: dict[tuple[fx.Node, int], fx.Node] = {}  # as the kernel takes them; layers share theirs
     for node in list(graph.graph.nodes):
-        if node.op != "call_function":
-            continue
-        found = _match(node)
-        joined = None if found is None else _joined(node)
-        if found is None or joined is None:
+        found = _match(node) if node.op == "call_function" else None
+        if found is None or not _is_plain(node, *found):
             continue
         scores, v = found
-        if not _is_plain(scores, v):
-            continue
-        sources = [_split_heads(x) for x in (scores.q, scores.k, v)]
-        if any(source is None for source in sources):
-            continue
-        heads = node.meta["val"].shape[1]
+        with graph.graph.inserting_before(node):
+            sources = [_split_heads(x) or _join_heads(graph.graph, x) for x in (scores.q, scores.k, v)]
+        mask = scores.mask
+        if mask is not None:
+            key = mask, scores.k.meta["val"].shape[2]
+            masks[key] = mask = masks.get(key) or _additive(graph.graph, *key)
         with graph.graph.inserting_before(node):
             fused = graph.graph.call_function(
                 attention,
-                (*sources, scores.mask),
-                {"heads": heads, "scale": scores.scale, "causal": scores.causal},
+                (*sources, mask),
+                {"heads": node.meta["val"].shape[1], "scale": scores.scale, "causal": scores.causal},
             )
-        fused.meta = dict(joined.meta)
-        joined.replace_all_uses_with(fused)
+        joined = _joined(node)
+        if joined is not None:
+            fused.meta = dict(joined.meta)
+            joined.replace_all_uses_with(fused)
+        else:
+            fused.meta = dict(node.meta) | {"val": _joined_value(node.meta["val"])}
+            with graph.graph.inserting_before(node):
+                node.replace_all_uses_with(_split(graph.graph, fused, node.meta["val"]))
         count += 1
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    remove_dead(graph)
     return count
 
 
-def _is_plain(scores: _Scores, v: fx.Node) -> bool:
+def _is_plain(node: fx.Node, scores: _Scores, v: fx.Node) -> bool:
     """Whether all values are float32, and each head of q has its own in k and v: nothing is broadcast but the mask."""
     operands = [x.meta["val"] for x in (scores.q, scores.k, v)]
-    given = operands if scores.mask is None else [*operands, scores.mask.meta["val"]]
-    return all(x.dtype == torch.float32 for x in given) and len({x.shape[:2] for x in operands}) == 1
+    if any(x.dtype != torch.float32 or 0 in x.shape for x in operands):
+        return False
+    q, k, v_value = (tuple(x.shape) for x in operands)
+    if node.meta["val"].shape != (*q[:3], v_value[3]) or k[:2] != q[:2] or v_value[:3] != k[:3]:
+        return False
+    return scores.mask is None or scores.mask.meta["val"].dtype in (torch.float32, torch.bool)
+
+
+def _additive(graph: fx.Graph, mask: fx.Node, keys: int) -> fx.Node:
+    """The mask as float32 summands with a value for each key."""
+    value = mask.meta["val"]
+    with graph.inserting_after(mask):
+        if value.dtype == torch.bool:
+            mask = graph.call_function(_aten.where.Scalar, (mask, 0.0, -math.inf))
+            mask.meta["val"] = value = value.to(torch.float32)
+    if value.shape[-1:] != (keys,):
+        shape = (*value.shape[:-1], keys)
+        with graph.inserting_after(mask):
+            mask = graph.call_function(_aten.expand.default, (mask, list(shape)))
+        mask.meta["val"] = value.expand(shape)
+    return mask
+
+
+def _join_heads(graph: fx.Graph, x: fx.Node) -> fx.Node:
+    """A new node [B, T, heads * d] of the heads `x` [B, heads, T, d]."""
+    value = _joined_value(x.meta["val"])
+    transposed = graph.call_function(_aten.transpose.int, (x, 1, 2))
+    transposed.meta["val"] = x.meta["val"].transpose(1, 2)
+    joined = graph.call_function(_aten.reshape.default, (transposed, list(value.shape)))
+    joined.meta["val"] = value
+    return joined
+
+
+def _split(graph: fx.Graph, joined: fx.Node, heads: torch.Tensor) -> fx.Node:
+    """A new node of the shape of `heads` [B, heads, T, d] from `joined` [B, T, heads * d]."""
+    batch, count, tokens, size = heads.shape
+    view = graph.call_function(_aten.reshape.default, (joined, [batch, tokens, count, size]))
+    view.meta["val"] = joined.meta["val"].reshape(batch, tokens, count, size)
+    split = graph.call_function(_aten.transpose.int, (view, 1, 2))
+    split.meta["val"] = view.meta["val"].transpose(1, 2)
+    return split
+
+
+def _joined_value(heads: torch.Tensor) -> torch.Tensor:
+    return heads.transpose(1, 2).reshape(heads.shape[0], heads.shape[2], -1)
 
 
 def _match(node: fx.Node) -> tuple[_Scores, fx.Node] | None:
@@ -95,7 +149,7 @@ def _match(node: fx.Node) -> tuple[_Scores, fx.Node] | None:
         first, second = scores.args
         scores, mask = (first, second) if _is_scaled_product(first) else (second, first)
         if isinstance(mask, fx.Node) and not mask.meta["val"].is_floating_point():
-            return None
+            return None  # added, it is no mask of bools
     if _is(scores, _aten.mul.Tensor, _aten.mul.Scalar, _aten.div.Tensor, _aten.div.Scalar):
         if not isinstance(scores.args[1], int | float):
             return None
@@ -117,7 +171,7 @@ def _match_call(node: fx.Node) -> tuple[_Scores, fx.Node] | None:
     mask = arguments.get("mask", arguments.get("attn_mask"))
     if node.meta["val"].dim() != 4 or arguments.get("enable_gqa"):
         return None
-    if isinstance(mask, fx.Node) and not mask.meta["val"].is_floating_point():
+    if arguments.get("dropout", arguments.get("dropout_p", 0.0)):
         return None
     scale = arguments.get("scale")
     factor = 1.0 / math.sqrt(q.meta["val"].shape[-1]) if scale is None else float(scale)

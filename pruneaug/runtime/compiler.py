@@ -18,16 +18,16 @@ from pruneaug.runtime.attention import fuse_attention
 from pruneaug.runtime.emit import relax_module
 from pruneaug.runtime.functional import functional_graph
 from pruneaug.runtime.fusion import fold_batchnorms
-from pruneaug.runtime.graph import LayerCall, layer_calls
+from pruneaug.runtime.graph import LayerCall, called_layers, layer_calls, mask_weights
 from pruneaug.runtime.lowering import Lowering
-from pruneaug.runtime.network import CompiledNetwork
+from pruneaug.runtime.network import CompiledFunction, CompiledNetwork
 from pruneaug.runtime.operators import HANDLERS
 from pruneaug.runtime.operators.products import conv_op
 from pruneaug.runtime.plan import LayerPlan
 from pruneaug.runtime.report import CompileReport
 from pruneaug.runtime.schedule import build
 from pruneaug.runtime.signature import Signature
-from pruneaug.runtime.simplify import simplify
+from pruneaug.runtime.simplify import fold_constants, simplify
 from pruneaug.runtime.steps import Steps
 from pruneaug.runtime.unbatched import add_batches
 
@@ -65,30 +65,33 @@ def compile_programs(
     if unknown := sorted({*masks, *plans} - set(names)):
         raise InputError(f"masks and plans must name prunable layers, but got {unknown}; the layers are {names}")
     functions: dict[str, Steps] = {}
-    signatures: dict[str, Signature] = {}
+    compiled: dict[str, CompiledFunction] = {}
+    regions = 0
     for index, (name, program) in enumerate(programs.items()):
-        graph = prepare(program)
+        graph = prepare(program, masks)
         # Layers are listed with the ops of the first program's inputs; the others have other batches.
-        _check_layers(graph, network, masks, check_ops=index == 0)
+        _check_layers(program, graph, network, masks, check_ops=index == 0)
         functions[name] = _lower(graph, masks, plans, target)
-        signatures[name] = Signature.of(program, graph)
-    report = CompileReport.of(next(iter(functions.values())))
+        report = CompileReport.of(functions[name], regions)
+        regions += len(report.fallbacks)
+        compiled[name] = CompiledFunction(Signature.of(program, graph), report)
     metadata = {
-        "functions": {name: signature.to_json() for name, signature in signatures.items()},
+        "functions": {name: function.to_json() for name, function in compiled.items()},
         "threads": target.threads,
-        "report": report.to_json(),
     }
     module = build(relax_module(functions, metadata), target.to_tvm())
-    return CompiledNetwork(module, signatures, target.threads, report)
+    return CompiledNetwork(module, compiled, target.threads)
 
 
-def prepare(program: ExportedProgram) -> fx.GraphModule:
+def prepare(program: ExportedProgram, masks: Mapping[str, torch.Tensor]) -> fx.GraphModule:
     """The program as the graph that is lowered: functional, batch-norms and constants folded, attention as one node."""
     graph = functional_graph(program)
+    mask_weights(graph, masks)
     add_batches(graph)
     fold_batchnorms(graph)
     simplify(graph)
     fuse_attention(graph)
+    fold_constants(graph)
     return graph
 
 
@@ -100,14 +103,17 @@ def _lower(
 
 
 def _check_layers(
-    graph: fx.GraphModule, network: Network, masks: Mapping[str, torch.Tensor], *, check_ops: bool
+    program: ExportedProgram,
+    graph: fx.GraphModule,
+    network: Network,
+    masks: Mapping[str, torch.Tensor],
+    *,
+    check_ops: bool,
 ) -> None:
     ops = {layer.name: layer.op for layer in network.layers}
-    seen = set()
     for call in layer_calls(graph):
         if call.name not in ops:
             continue
-        seen.add(call.name)
         if call.weight.dtype != torch.float32:
             raise InputError(
                 f"a network must have float32 weights to be compiled, but layer {call.name!r} has "
@@ -125,7 +131,7 @@ def _check_layers(
                 f"{list(call.shape)}; export the network with the inputs that its layers were found with, or keep the "
                 "layer dense by a rule `dense: true`"
             )
-    if missing := [name for name in ops if name not in seen]:
+    if missing := sorted(ops.keys() - called_layers(program)):
         raise CompileError(
             f"every prunable layer must be a linear or conv2d operator of the exported network, but {missing} are not; "
             "exclude them with a rule `dense: true`"

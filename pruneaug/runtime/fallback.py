@@ -53,7 +53,7 @@ def extract_region(graph: fx.GraphModule, nodes: Sequence[fx.Node]) -> Region:
         if source.op == "get_attr":
             constants[source] = source
             continue
-        _check_value(source)
+        check_value(source)
         copies[source] = body.placeholder(source.name)
         copies[source].meta["val"] = source.meta["val"]
         inputs.append(source)
@@ -66,7 +66,7 @@ def extract_region(graph: fx.GraphModule, nodes: Sequence[fx.Node]) -> Region:
         copies[node] = body.node_copy(node, copies.__getitem__)
     outputs = [node for node in nodes if any(user not in inside for user in node.users)]
     for node in outputs:
-        _check_value(node)
+        check_value(node)
     body.output(tuple(copies[node] for node in outputs))
     return Region(tuple(inputs), tuple(outputs), fx.GraphModule(root, body))
 
@@ -155,7 +155,8 @@ def _check_functional(program: ExportedProgram) -> None:
         raise CompileError(f"it writes into {changed}, which it was given; make the graph functional first")
 
 
-def _check_value(node: fx.Node) -> None:
+def check_value(node: fx.Node) -> None:
+    """Raises CompileError for a node that gives no tensor, or one whose shape depends on values."""
     val: Any = node.meta.get("val")
     if not isinstance(val, torch.Tensor):
         raise CompileError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,59 @@ def export_program(model: nn.Module, example_inputs: Sequence[Any]) -> ExportedP
             module.training = training
 
 
+def first_names(program: ExportedProgram) -> dict[str, str]:
+    """Every parameter and buffer -> the first of the names that its memory has: a module may have several paths."""
+    first: dict[Any, str] = {}
+    return {
+        name: first.setdefault((value.data_ptr() or id(value), value.shape), name)
+        for name, value in program.state_dict.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def called_layers(program: ExportedProgram) -> set[str]:
+    """The names of the linear layers and convolutions that the program calls, those with an unused result included."""
+    first, parameters = first_names(program), program.graph_signature.inputs_to_parameters
+    weights = [node.args[1] for node in program.graph.nodes if node.target in _PRODUCTS]
+    names = (parameters[weight.name] for weight in weights if weight.name in parameters)
+    return {_owner(first[name]) for name in names}
+
+
 def program_graph(program: ExportedProgram) -> fx.GraphModule:
     """The program as a graph of its own that can be changed; weights are shared with the program."""
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
+    first = first_names(program)
+    for call in layer_calls(graph):
+        weight: Any = call.node.args[1]
+        call.node.meta["layer"] = _owner(first.get(weight.target, weight.target))
     return graph
+
+
+def remove_dead(graph: fx.GraphModule) -> None:
+    """Remove what no output needs, in place, of a functional graph: random operators and assertions count as well."""
+    graph.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    graph.recompile()
+
+
+def mask_weights(graph: fx.GraphModule, masks: Mapping[str, torch.Tensor]) -> None:
+    """Set the weights that `masks` (layer name -> bool) remove to zero, in place, in a copy that is the graph's own.
+
+    A layer's kernel knows its mask. But other operators may read its weight, and a layer of constants has no kernel.
+    A mask of another shape than its weight is left out.
+    """
+    weights: dict[Any, LayerCall] = {call.node.args[1]: call for call in layer_calls(graph)}
+    for node, call in weights.items():
+        mask = masks.get(call.name)
+        if mask is None or mask.shape != call.weight.shape:
+            continue
+        name = f"_masked_{node.name}"
+        graph.register_buffer(name, call.weight.masked_fill(~mask.bool(), 0.0))
+        with graph.graph.inserting_after(node):
+            masked = graph.graph.get_attr(name)
+        masked.meta = dict(node.meta)
+        node.replace_all_uses_with(masked)
+        graph.graph.erase_node(node)
 
 
 def layer_calls(graph: fx.GraphModule) -> Iterator[LayerCall]:
@@ -76,7 +124,7 @@ def layer_call(graph: fx.GraphModule, node: fx.Node) -> LayerCall | None:
     if bias is not None and not (isinstance(bias, fx.Node) and bias.op == "get_attr"):
         return None
     # A weight that was replaced leaves the layer's name behind.
-    name = node.meta["layer"] if "layer" in node.meta else _owner(str(weight.target))
+    name = node.meta.get("layer", _owner(str(weight.target)))
     return LayerCall(
         node,
         name,

@@ -45,6 +45,8 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
             return folded
         if convert is None:
             raise CompileError(f"TVM has no operator for {node.target}")
+        if isinstance(node.target, torch._ops.OpOverload) and _RANDOM in node.target.tags:
+            raise CompileError(f"{node.target} is random, and would be compiled as if it were not")
         try:
             value = convert(node)
         except Exception as error:

@@ -25,7 +25,7 @@ from pruneaug.kernels.layers import to_memory
 from pruneaug.kernels.layouts import Layouts
 from pruneaug.kernels.planes import Planes, token_planes
 from pruneaug.runtime.activations import CHANNELS_FIRST, CHANNELS_LAST, Activation, Held
-from pruneaug.runtime.fallback import extract_region
+from pruneaug.runtime.fallback import check_value, extract_region
 from pruneaug.runtime.graph import constant
 from pruneaug.runtime.plan import LayerPlan
 from pruneaug.runtime.steps import Buffer, KernelStep, Literal, RegionStep, Source, Steps
@@ -178,9 +178,9 @@ class Lowering:
         return self.kernel(call, [self.plain_of(activation)], "layout")
 
     def _compact(self, held: Held) -> Held:
-        """The same tokens without gaps between rows of images."""
+        """The same tokens in token planes: without gaps between rows of images, and without a border before them."""
         planes = held.planes
-        if planes.rows == 1:
+        if planes.rows == 1 and planes.lead == 0:
             return held
         compact = token_planes(planes.images, planes.channels, planes.rows * planes.cols, self.target.lanes)
         call = image_to_tokens(planes, compact, self.target.lanes)
@@ -210,12 +210,17 @@ class Lowering:
 
     def _wait(self, node: fx.Node) -> None:
         self._pending.append(node)
-        if not isinstance(node.meta.get("val"), torch.Tensor):
-            # The items of a tuple are read where it is made: a region returns tensors.
-            for user in node.users:
-                if user.target is not operator.getitem:
-                    raise CompileError(f"operator {node.target} returns no tensors; this is a bug, please report it")
-                self._wait(user)
+        if not isinstance(node.meta.get("val"), tuple | list):
+            check_value(node)
+            return
+        # The items of a tuple are read where it is made: a region returns tensors.
+        for user in node.users:
+            if user.target is not operator.getitem:
+                raise CompileError(
+                    f"{user.target} must read single tensors, but reads all that {node.target} returns; this is a bug, "
+                    "please report it"
+                )
+            self._wait(user)
 
     def _flush(self) -> None:
         nodes, self._pending = self._pending, []

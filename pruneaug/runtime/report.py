@@ -1,13 +1,16 @@
-"""What a compiled network consists of: which kernels, and what has none of ours."""
+"""What a compiled network consists of: which kernels, what has none of ours, and where the time goes."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pruneaug.kernels.products import PRODUCTS
 from pruneaug.runtime.steps import KernelStep, Steps
+
+_REGION = re.compile(r"region_(\d+)_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +22,30 @@ class StepReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StepTime:
+    """The time of one step in one forward pass: that of all its kernels or loops together."""
+
+    step: StepReport
+    latency_us: float
+
+
+@dataclass(frozen=True, slots=True)
 class CompileReport:
-    """The steps of a compiled network, in the order of execution."""
+    """The steps of a compiled function, in the order of execution.
+
+    `first_region` is the number of its first step without a kernel: a module counts them through all its functions, and
+    names their loops by it.
+    """
 
     steps: tuple[StepReport, ...]
+    first_region: int = 0
 
     @classmethod
-    def of(cls, steps: Steps) -> CompileReport:
-        return cls(
-            tuple(
-                StepReport(step.origin, step.call.name if isinstance(step, KernelStep) else None)
-                for step in steps.steps
-            )
+    def of(cls, steps: Steps, first_region: int = 0) -> CompileReport:
+        reports = (
+            StepReport(step.origin, step.call.name if isinstance(step, KernelStep) else None) for step in steps.steps
         )
+        return cls(tuple(reports), first_region)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -43,9 +57,72 @@ class CompileReport:
         """How many calls of linear layers and convolutions our kernels compute."""
         return sum(step.kernel in PRODUCTS for step in self.steps)
 
-    def to_json(self) -> list[dict[str, Any]]:
-        return [asdict(step) for step in self.steps]
+    def to_json(self) -> dict[str, Any]:
+        return {"steps": [asdict(step) for step in self.steps], "first_region": self.first_region}
 
     @classmethod
-    def from_json(cls, value: Sequence[dict[str, Any]]) -> CompileReport:
-        return cls(tuple(StepReport(**step) for step in value))
+    def from_json(cls, value: dict[str, Any]) -> CompileReport:
+        return cls(tuple(StepReport(**step) for step in value["steps"]), int(value["first_region"]))
+
+
+def step_times(report: CompileReport, calls: Sequence[tuple[str, float]]) -> tuple[StepTime, ...]:
+    """The report's steps, each with its time, from the name and microseconds of every call of one forward pass.
+
+    A step whose result is a constant is computed when the network is compiled: it takes no time. Operators that TVM has
+    fused with those of a later step count there. A call that belongs to no step, such as a copy that a view turned out
+    to need, is a step of its own without a kernel.
+    """
+    times = [0.0] * len(report.steps)
+    others: list[tuple[int, StepTime]] = []  # each with the number of steps before it
+    regions: dict[int, int] = {}  # number in the module -> number of the step
+    for index, step in enumerate(report.steps):
+        if step.kernel is None:
+            regions[report.first_region + len(regions)] = index
+    at = -1  # the step of the last call
+    for name, latency_us in calls:
+        step_index = _step_of(name, report, regions, at)
+        if step_index is None:
+            others.append((at + 1, StepTime(StepReport(name, None), latency_us)))
+            continue
+        times[step_index] += latency_us
+        at = step_index
+    found = [StepTime(step, latency_us) for step, latency_us in zip(report.steps, times)]
+    for before, other in reversed(others):
+        found.insert(before, other)
+    return tuple(found)
+
+
+def fallback_shares(times: Sequence[StepTime]) -> dict[str, float]:
+    """The operators of every step without a kernel of ours -> their share of all steps' time, the largest first."""
+    total_us = sum(time.latency_us for time in times)
+    spent_us: dict[str, float] = {}
+    for time in times:
+        if time.step.kernel is None:
+            spent_us[time.step.origin] = spent_us.get(time.step.origin, 0.0) + time.latency_us
+    ordered = sorted(spent_us.items(), key=lambda item: -item[1])
+    return {origin: latency_us / total_us if total_us else 0.0 for origin, latency_us in ordered}
+
+
+def _step_of(name: str, report: CompileReport, regions: dict[int, int], at: int) -> int | None:
+    """The step that a call belongs to, the last one being that of step `at`; None if it belongs to none."""
+    ahead = range(at + 1, len(report.steps))
+    numbers = [int(number) for number in _REGION.findall(name)]
+    if not numbers:
+        return next((index for index in ahead if _is_kernel(name, report.steps[index].kernel)), None)
+    # Before the next kernel that runs. Equal regions share the loops of the first one, so the number may be an older
+    # one's: then it is the region at hand, or the next one.
+    named = max((regions[number] for number in numbers if number in regions), default=-1)
+    if named >= at and named != -1:
+        return named
+    if at >= 0 and report.steps[at].kernel is None:
+        return at
+    return next((index for index in ahead if report.steps[index].kernel is None), None)
+
+
+def _is_kernel(name: str, kernel: str | None) -> bool:
+    """Whether a function of this name is the kernel: a module numbers its functions of equal names."""
+    return kernel is not None and _stem(name) == _stem(kernel)
+
+
+def _stem(name: str) -> str:
+    return name.replace(" ", "_").rstrip("0123456789")

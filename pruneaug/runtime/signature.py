@@ -38,6 +38,11 @@ class Signature:
             structure=program.call_spec.out_spec,
         )
 
+    def arguments(self, inputs: Sequence[Any]) -> list[Any]:
+        """The tensors or arrays that the compiled function takes, of the network's arguments."""
+        leaves = pytree.tree_leaves(list(inputs))
+        return [leaves[index] for index in self.tensors]
+
     def to_json(self) -> dict[str, Any]:
         structure: str | None = None
         if self.structure is not None:

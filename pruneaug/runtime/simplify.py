@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from pruneaug.runtime.graph import constant
+from pruneaug.runtime.graph import constant, remove_dead
 
 _aten = torch.ops.aten
 _RANDOM = torch.Tag.nondeterministic_seeded
 _IDENTITIES = {
-    _aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default, _aten.contiguous.default,
-    _aten.clone.default, _aten.detach.default, _aten.detach_.default, _aten.alias.default,
-    _aten.lift_fresh_copy.default, _aten.dropout_.default,
+    _aten.contiguous.default, _aten.clone.default, _aten.detach.default, _aten.alias.default,
+    _aten.lift_fresh_copy.default,
 }  # fmt: skip
 # The results of these are the input wherever dtype and shape agree.
 _CASTS = {
@@ -25,11 +24,9 @@ _ASSERTIONS = {_aten._assert_tensor_metadata.default, _aten._assert_async.msg, _
 
 
 def simplify(graph: fx.GraphModule) -> None:
-    """Fold constants and remove identities, in place. The graph is one for inference: nothing drops or assigns."""
+    """Fold constants and remove identities, in place, of a functional graph."""
     _remove_identities(graph)
-    _fold_constants(graph)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    fold_constants(graph)
 
 
 def _remove_identities(graph: fx.GraphModule) -> None:
@@ -56,7 +53,8 @@ def _is_same(node: fx.Node) -> bool:
 
 
 @torch.no_grad()
-def _fold_constants(graph: fx.GraphModule) -> None:
+def fold_constants(graph: fx.GraphModule) -> None:
+    """Put constants in the place of what depends on no input, and remove what no output needs, in place."""
     known: dict[fx.Node, Any] = {}
     computed: list[fx.Node] = []
     for node in graph.graph.nodes:
@@ -78,6 +76,7 @@ def _fold_constants(graph: fx.GraphModule) -> None:
             replacement = graph.graph.get_attr(name)
         replacement.meta = {"val": node.meta.get("val")}
         node.replace_all_uses_with(replacement)
+    remove_dead(graph)
 
 
 def _is_foldable(node: fx.Node, known: dict[fx.Node, Any]) -> bool:

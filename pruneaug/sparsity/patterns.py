@@ -33,6 +33,10 @@ class Block:
         """Number of blocks along rows and along columns of a matrix of this shape."""
         return -(-matrix_shape[0] // self.rows), -(-matrix_shape[1] // self.cols)
 
+    def fits(self, matrix_shape: tuple[int, int]) -> bool:
+        """Whether a matrix of this shape holds a whole block."""
+        return self.rows <= matrix_shape[0] and self.cols <= matrix_shape[1]
+
 
 ELEMENT = Block(1, 1)
 

@@ -1,5 +1,6 @@
 """Single layers: every asked kernel, its rate, and what is wrong in a request."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from pruneaug.api import bench_kernels as module
 from pruneaug.api.bench_kernels import bench_kernels
 from pruneaug.errors import InputError
-from pruneaug.network.ops import LinearOp
+from pruneaug.network.ops import Conv2dOp, LinearOp
 from pruneaug.platforms import detect
 from pruneaug.profiler.peak import measure_peak
 from pruneaug.testing.platform import ANALYTIC_MEASURER, OPTIONS_VARIABLE
@@ -51,6 +52,31 @@ def test_a_kernel_that_fails_is_a_row_with_its_error(bench, monkeypatch):
     assert all(row["error"] is None for row in others)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_in_reduced_precision_libraries_of_that_dtype_are_measured_and_the_others_are_left_out(
+    bench, monkeypatch, dtype
+):
+    isa = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni")
+    monkeypatch.setattr(module, "detect", lambda threads, dtype: replace(detect(threads, dtype=dtype), isa=isa))
+    monkeypatch.setattr(module, "installed", lambda form: ("torch",))
+    strided = Conv2dOp(1, 8, 16, 9, 9, (3, 3), (2, 2), (1, 1, 1, 1))
+    result = bench([OP, strided], patterns=["block:8x4"], sparsities=[0.5], dtype=dtype, threads=1)
+    assert result["skipped"] == [{"op": strided.key, "pattern": "all", "reason": "its stride is 2x2"}]
+    assert [(row["library"], row["pattern"], row["dtype"]) for row in result["kernels"]] == [
+        ("tvm", "dense", dtype), ("torch", "dense", dtype), ("tvm", "block:8x4", dtype),
+    ]  # fmt: skip
+    assert f"-1t-{dtype}-" in result["platform"]
+    missing = [warning for warning in result["warnings"] if "is not compared" in warning]
+    assert "openvino is not compared: it is not installed; pip install 'pruneaug[peers]'" in missing
+    assert len(missing) == (1 if dtype == "bfloat16" else 2)
+
+
+def test_a_cpu_without_the_instructions_says_so(bench, monkeypatch):
+    monkeypatch.setattr(module, "detect", lambda threads, dtype: replace(detect(threads, dtype=dtype), isa=("avx2",)))
+    with pytest.raises(InputError, match="int8 kernels need a CPU with avx512_vnni, but this one has only avx2"):
+        bench([OP], dtype="int8")
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
@@ -58,6 +84,7 @@ def test_a_kernel_that_fails_is_a_row_with_its_error(bench, monkeypatch):
         ({"ops": ["linear-128"]}, "an op must read like 'linear-t128-i768-o768'"),
         ({"patterns": ["dense"]}, "dense is measured in any case"),
         ({"patterns": ["block:0x1"]}, "a pattern must be 'block:ROWSxCOLS'"),
+        ({"dtype": "int4"}, "`dtype` must be one of float32, bfloat16, int8, but got 'int4'; did you mean 'int8'"),
         ({"sparsities": [0.5, 1.0]}, r"a sparsity must lie in \[0, 1\), but got 1"),
     ],
 )

@@ -30,8 +30,8 @@ def build(in_channels=1):
 """
 KEYS = {
     "network", "pattern", "sparsity", "batch", "threads", "platform", "latency_ms", "best_dense",
-    "speedup_vs_best_dense", "predicted_ms", "max_relative_error", "runtimes", "patterns", "kept_dense", "skipped",
-    "versions", "warnings",
+    "speedup_vs_best_dense", "predicted_ms", "max_relative_error", "runtimes", "fallbacks", "patterns", "kept_dense",
+    "skipped", "versions", "warnings",
 }  # fmt: skip
 
 
@@ -67,6 +67,19 @@ def test_a_network_is_measured_pruned_and_dense_beside_the_others(mine, measured
     assert result["kept_dense"] == [{"name": "4", "reason": "its weight matrix is only 3x16, too small for block:8x1"}]
     assert (result["patterns"], result["skipped"]) == ([], {})
     assert measured == [(["torch", OWN_DENSE, OWN_SPARSE], 3)]
+
+
+def test_operators_without_a_kernel_are_listed_with_their_shares(mine, measured, monkeypatch):
+    def times(subjects, platform, **values):
+        shares = {OWN_DENSE: {"topk": 0.25, "flip": 0.125}, OWN_SPARSE: {}}
+        found = analytic_times(subjects, platform, **values)
+        return tuple(replace(time, fallbacks=shares.get(time.runtime)) for time in found)
+
+    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    assert bench_network(**mine, against=["torch"])["fallbacks"] == [
+        {"runtime": OWN_DENSE, "operators": "topk", "share": 0.25},
+        {"runtime": OWN_DENSE, "operators": "flip", "share": 0.125},
+    ]
 
 
 def test_sparsity_0_measures_the_dense_network_alone(mine, measured):

@@ -20,6 +20,7 @@ from pruneaug.report import outcome
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.searcher.rundir import RunDir
 from pruneaug.tasks import task_from_modules
+from pruneaug.testing.network import analytic_times
 from pruneaug.testing.platform import OPTIONS_VARIABLE
 from pruneaug.testing.task import ToyTask
 
@@ -347,8 +348,6 @@ def local_study(folder):
 
 
 def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):
-    from pruneaug.testing.network import analytic_times
-
     def broken(*args, **kwargs):
         return tuple(replace(time, max_relative_error=float("nan")) for time in analytic_times(*args, **kwargs))
 

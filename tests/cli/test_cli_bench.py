@@ -1,12 +1,14 @@
 """The commands `bench network` and `bench kernels`, and `bench CHECKPOINT` for short; times are computed."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from toy_flow import pruneaug
 
 from pruneaug.profiler.run import profile_ops
+from pruneaug.testing.network import analytic_times
 from pruneaug.testing.platform import ANALYTIC_MEASURER
 
 OP = "linear-t64-i32-o16"
@@ -44,6 +46,15 @@ def test_a_named_network_is_measured(computed):
     result = json.loads(succeed("network", "digits_cnn", "--sparsity", 0.8, "--pattern", "block:4x1", "--json"))
     assert (result["network"], result["pattern"], result["sparsity"]) == ("digits_cnn", "block:4x1", 0.8)
     assert result["latency_ms"]["pruneaug-sparse"] > 0
+
+
+def test_operators_without_a_kernel_are_shown_with_their_shares(computed, computed_kernels, monkeypatch):
+    def times(*args, **values):
+        return tuple(replace(time, fallbacks={"topk, flip": 0.1234}) for time in analytic_times(*args, **values))
+
+    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    out = succeed("network", "digits_cnn", "--sparsity", 0, "--against", "")
+    assert "no kernel of ours: topk, flip: 12.3% of the time of pruneaug-dense\n" in out
 
 
 def test_the_pattern_may_be_the_best_of_several(computed):
@@ -104,6 +115,7 @@ def test_what_a_checkpoint_has_of_its_own_is_no_option(toy_at):
         ("kernels", "needs an op, but got none"),
         ("kernels --op linear", "an op must read like"),
         ("kernels --op linear-t1-i8-o8 --sparsity 0.5,much", "--sparsity must be numbers with commas, but got 'much'"),
+        ("kernels --op linear-t8-i8-o8 --dtype half", "`dtype` must be one of float32, bfloat16, int8, but got 'half'"),
         ("kernels --network resnet5", "did you mean 'resnet50'"),
     ],
 )

@@ -14,6 +14,7 @@ from toy_flow import pruneaug, toy_job, write_job
 import pruneaug as package
 from pruneaug.cli import main, output
 from pruneaug.errors import InfeasibleError, PruneaugError
+from pruneaug.exporter.artifact import artifact_path
 from pruneaug.latency.store import LatencyStore
 from pruneaug.report import Progress
 from pruneaug.spec import json_schema, load_job, parse_job
@@ -54,6 +55,17 @@ def test_the_commands_one_by_one_do_the_same_and_each_says_what_it_did(tmp_path,
     assert "Pruning pays" in succeed("export", tmp_path / "run").out
     assert "Pruning pays" in succeed("report", tmp_path / "run").out
     assert "against the best dense" in succeed("bench", tmp_path / "run" / "checkpoint", "--trust-code").out
+
+
+def test_an_export_ends_with_where_its_files_are(toy_at, monkeypatch):
+    folder = toy_at("searched")
+    monkeypatch.setattr("pruneaug.api.exporting.add_artifact", artifact_path)
+    lines = succeed("export", folder / "run").out.splitlines()
+    name = table_of(folder).name
+    assert lines[-2:] == [
+        f"Report: {folder}/run/report.html",
+        f"Compiled network: {folder}/run/checkpoint/artifact-{name}/network.so",
+    ]
 
 
 def test_overrides_reach_the_job(toy_at):

@@ -1,6 +1,7 @@
 """What a network takes beside its layers, on disk."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from torch import nn
 
 from pruneaug.errors import LatencyTableError, StorageError
 from pruneaug.latency.rest import Rest, network_digest, read_rest, write_rest
-from pruneaug.network.layers import find_layers
+from pruneaug.network.layers import Layer, Network, find_layers
+from pruneaug.network.ops import LinearOp
+from pruneaug.profiler.plan import Cell
 from pruneaug.runtime.graph import export_program
+from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_latency_us, analytic_table
 
-REST = Rest("0123456789abcdef", dense_us=1000.5, measured_at="2026-01-01T00:00:00+00:00")
+REST = Rest("0123456789abcdef", 1000.5, "block:8x1", 0.9, measured_at="2026-01-01T00:00:00+00:00")
 
 
 def digest(model, *shape):
@@ -24,18 +28,39 @@ def test_a_rest_is_read_back_as_it_was_written_and_replaced_by_the_next(tmp_path
     assert read_rest(tmp_path, REST.network) is None
     write_rest(tmp_path / "new", REST)
     assert read_rest(tmp_path / "new", REST.network) == REST
-    later = Rest(REST.network, 2000.0, REST.measured_at)
+    later = replace(REST, latency_us=2000.0)
     write_rest(tmp_path / "new", later)
     assert read_rest(tmp_path / "new", REST.network) == later
     assert read_rest(tmp_path / "new", "another") is None
 
 
-@pytest.mark.parametrize(("dense_us", "layers_us", "rest_us"), [(10.0, 4.0, 6.0), (4.0, 4.0, 0.0), (4.0, 10.0, 0.0)])
-def test_the_rest_is_what_the_layers_leave_and_never_below_zero(dense_us, layers_us, rest_us):
-    assert Rest("", dense_us, "").beside(layers_us) == rest_us
+SMALL, LARGE = LinearOp(3, 4, 4), LinearOp(3, 32, 32)
+NETWORK = Network((Layer("small", SMALL), Layer("large", LARGE, calls=2)))
+TABLE = analytic_table([SMALL, LARGE], ["block:8x1"], [0.9])
 
 
-WHOLE = {"network": REST.network, "dense_us": 2.0, "measured_at": ""}
+def time_us(op, pattern="dense", sparsity=0.0):
+    return analytic_latency_us(Cell(op, pattern, sparsity), ANALYTIC_PLATFORM)
+
+
+@pytest.mark.parametrize(("over_us", "rest_us"), [(15.0, 15.0), (0.0, 0.0), (-4.0, 0.0)])
+def test_the_rest_is_what_the_layers_leave_and_never_below_zero(over_us, rest_us):
+    # The small layer holds no block of eight rows, so it was measured dense.
+    layers_us = time_us(SMALL) + 2 * time_us(LARGE, "block:8x1", 0.9)
+    assert replace(REST, latency_us=layers_us + over_us).beside(NETWORK, TABLE) == pytest.approx(rest_us, abs=1e-9)
+
+
+def test_the_rest_of_a_dense_network():
+    rest = Rest("", time_us(SMALL) + 2 * time_us(LARGE) + 9.0, "dense", 0.0, "")
+    assert rest.beside(NETWORK, TABLE) == pytest.approx(9.0)
+
+
+def test_a_rest_whose_choice_the_table_lacks_is_refused():
+    with pytest.raises(LatencyTableError, match="block:16x1"):
+        replace(REST, pattern="block:16x1").beside(NETWORK, TABLE)
+
+
+WHOLE = {"network": REST.network, "latency_us": 2.0, "pattern": "dense", "sparsity": 0.0, "measured_at": ""}
 
 
 @pytest.mark.parametrize(
@@ -47,11 +72,11 @@ WHOLE = {"network": REST.network, "dense_us": 2.0, "measured_at": ""}
         "1",
         "{}",
         json.dumps({**WHOLE, "extra": 1}),
-        json.dumps({**WHOLE, "dense_us": "2"}),
-        json.dumps({**WHOLE, "dense_us": None}),
-        json.dumps({**WHOLE, "dense_us": -1.0}),
-        json.dumps({**WHOLE, "dense_us": float("nan")}),
-        json.dumps({**WHOLE, "dense_us": float("inf")}),
+        json.dumps({**WHOLE, "latency_us": "2"}),
+        json.dumps({**WHOLE, "latency_us": None}),
+        json.dumps({**WHOLE, "latency_us": -1.0}),
+        json.dumps({**WHOLE, "latency_us": float("nan")}),
+        json.dumps({**WHOLE, "latency_us": float("inf")}),
         json.dumps({**WHOLE, "network": "another"}),
     ],
 )

@@ -129,11 +129,19 @@ def test_weights_tied_by_their_memory_stay_dense() -> None:
     assert "shared" in reason(find_layers(model, (torch.ones(1, 4),)), "b")
 
 
+@pytest.mark.parametrize("groups", [2, 3])
+def test_grouped_convolutions_are_prunable(groups: int) -> None:
+    conv = nn.Conv2d(12, 6, (3, 1), groups=groups)
+    (layer,) = find_layers(nn.Sequential(conv), (torch.ones(2, 12, 8, 8),)).layers
+    assert layer.op == Conv2dOp(2, 12, 6, 8, 8, (3, 1), groups=groups)
+    assert layer.op.matrix_shape == (6, conv.weight[0].numel())
+
+
 @pytest.mark.parametrize(
     ("layer", "shape", "words"),
     [
         (nn.Conv2d(4, 4, 3, groups=4), (1, 4, 8, 8), "depthwise"),
-        (nn.Conv2d(4, 4, 3, groups=2), (1, 4, 8, 8), "grouped"),
+        (nn.Conv2d(4, 8, 3, groups=4), (1, 4, 8, 8), "depthwise"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), (1, 4, 8, 8), "'reflect'"),
         (nn.Conv1d(4, 4, 3), (1, 4, 8), "Conv1d"),
         (nn.Conv3d(1, 4, 1), (1, 1, 2, 2, 2), "Conv3d"),

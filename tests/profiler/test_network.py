@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from pruneaug.api.loading import load
 from pruneaug.errors import LatencyTableError, MeasurementError
-from pruneaug.latency.rest import network_digest
-from pruneaug.network.layers import Layer, Network, apply_masks, find_layers
+from pruneaug.latency.rest import alike, network_digest
+from pruneaug.network.layers import Layer, Network, apply_masks, find_layers, get_weight
 from pruneaug.network.ops import LinearOp
 from pruneaug.platforms import detect
 from pruneaug.profiler import network as timing
@@ -23,26 +24,42 @@ PLATFORM = detect(threads=1)
 
 SCRIPTS = {
     "good": """
-say(event="ready", max_relative_error=1e-6)
-for line in sys.stdin: say(times_us=[1000.0, 2000.0, 3000.0])
+ready()
+for request in requests():
+    if "seconds" in request: say(times_us=[1000.0, 2000.0, 3000.0])
+    elif "save" in request: open(request["save"], "w").close(); say(error=None)
+    else: say(fallbacks={"sort": 0.25, "cumsum": request["repeats"] / 1000})
+""",
+    "cannot save": """
+ready()
+for request in requests():
+    if "seconds" in request: say(times_us=[1000.0])
+    elif "save" in request: say(error="the disk is full")
+    else: say(fallbacks={})
+""",
+    "crashes after its turns": """
+ready()
+for request in requests(): say(times_us=[1000.0]) if "seconds" in request else os.abort()
 """,
     "crashes at once": "os.abort()",
     "has no such package": "sys.exit('No module named that')",
     "crashes later": """
-say(event="ready", max_relative_error=1e-6)
+ready()
 sys.stdin.readline()
 say(times_us=[1.0])
 sys.stdin.readline()
 os.abort()
 """,
     "hangs": "time.sleep(600)",
-    "hangs later": "say(event='ready', max_relative_error=1e-6); time.sleep(600)",
-    "is wrong": "say(event='ready', max_relative_error=0.02); time.sleep(600)",
-    "is not finite": "say(event='ready', max_relative_error=float('nan')); time.sleep(600)",
+    "hangs later": "ready(); time.sleep(600)",
+    "is wrong": "ready(0.02); time.sleep(600)",
+    "is not finite": "ready(float('nan')); time.sleep(600)",
 }
 HEAD = """
 import json, os, sys, time
 def say(**values): print(json.dumps(values), flush=True)
+def ready(error=1e-6): say(event="ready", max_relative_error=error)
+def requests(): return map(json.loads, sys.stdin)
 setup = json.loads(sys.stdin.readline())
 """
 
@@ -59,7 +76,7 @@ EXAMPLE = (torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1)),)
 def scripted(monkeypatch):
     """Time networks whose processes run these scripts instead, in this order."""
 
-    def run(*names, **values):
+    def run(*names, folder=None, rounds=2, **values):
         scripts = iter([SCRIPTS[name] for name in names])
 
         def start(platform):
@@ -70,7 +87,8 @@ def scripted(monkeypatch):
         monkeypatch.setattr(timing, "_START_S", 30.0 if "hangs" not in names else 0.5)
         monkeypatch.setattr(timing, "_TURN_S", 30.0 if "hangs later" not in names else 2.0)
         program = export_program(model(), EXAMPLE)
-        return time_networks([Subject(name, program) for name in names], PLATFORM, rounds=2, turn_s=0.0, **values)
+        subjects = [Subject(name, program, save_to=folder and folder / f"{name}.so") for name in names]
+        return time_networks(subjects, PLATFORM, rounds=rounds, turn_s=0.0, **values)
 
     return run
 
@@ -101,6 +119,31 @@ def test_a_runtime_that_never_starts_is_given_up(scripted):
     assert failed.error == "its process hung: it gave no result within 0.5 s"
 
 
+def test_what_has_no_kernel_is_told_with_its_share_in_few_calls_of_a_slow_network(scripted):
+    results = scripted("good", "cannot save", "crashes after its turns")
+    assert [result.fallbacks for result in results] == [{"sort": 0.25, "cumsum": 0.001}, {}, None]
+    assert [result.latency_ms for result in results] == [2.0, 1.0, 1.0]
+    assert {result.error for result in results} == {result.save_error for result in results} == {None}
+
+
+def test_networks_are_saved_after_their_turns_and_not_if_they_failed(scripted, tmp_path):
+    results = scripted("good", "cannot save", "crashes after its turns", "is wrong", folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["good.so"]
+    first, full, crashed, wrong = [result.save_error for result in results]
+    assert (first, full) == (None, "the disk is full")
+    assert crashed.startswith("its process died of SIGABRT")
+    assert wrong == results[3].error
+    assert [result.error for result in results[:3]] == [None, None, None]
+
+
+def test_without_rounds_networks_are_only_checked_and_saved(scripted, tmp_path):
+    (good,) = scripted("good", folder=tmp_path, rounds=0)
+    assert (good.latency_ms, good.error, good.save_error, good.fallbacks) == (None, "it was not measured", None, None)
+    (wrong,) = scripted("is wrong", folder=tmp_path, rounds=0)
+    assert "relative error must be at most" in wrong.save_error
+    assert [path.name for path in tmp_path.iterdir()] == ["good.so"]
+
+
 def test_progress_counts_from_none_to_all(scripted):
     seen = []
     scripted("good", "crashes at once", progress=lambda *values: seen.append(values))
@@ -109,7 +152,7 @@ def test_progress_counts_from_none_to_all(scripted):
 
 
 @pytest.mark.slow
-def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error():
+def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error(tmp_path):
     """Real processes: each imports PyTorch, all but the first one the compiler too."""
     dense, pruned = model(), model()
     network = find_layers(dense, EXAMPLE)
@@ -121,7 +164,7 @@ def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error(
         [
             Subject("torch", program),
             Subject("ours, dense", program, network),
-            Subject("ours, pruned", export_program(pruned, EXAMPLE), network, masks=masks),
+            Subject("ours, pruned", export_program(pruned, EXAMPLE), network, masks=masks, save_to=tmp_path / "a.so"),
             Subject("ours, broken", program, broken),
         ],
         PLATFORM,
@@ -133,13 +176,16 @@ def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error(
         assert 0 < result.p10_ms <= result.latency_ms <= result.p90_ms
         assert result.runs >= 6
         assert result.max_relative_error < 1e-5
+    assert [result.fallbacks for result in results[:3]] == [None, {}, {}]
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "a.so")(*EXAMPLE), pruned.eval()(*EXAMPLE), rtol=1e-4, atol=1e-5)
     assert "CompileError" in results[3].error
     assert "['missing'] are not" in results[3].error
 
 
 def rest_of(monkeypatch, result, table=None, **values):
     dense = model()
-    network, program = find_layers(dense, EXAMPLE), export_program(dense, EXAMPLE)
+    network = find_layers(dense, EXAMPLE)
     subjects = []
 
     def timed(given, platform, **_):
@@ -147,14 +193,25 @@ def rest_of(monkeypatch, result, table=None, **values):
         return (result,)
 
     monkeypatch.setattr(timing, "time_networks", timed)
-    table = table or analytic_table([layer.op for layer in network.layers], [], [])
+    table = table or analytic_table([layer.op for layer in network.layers], ["block:4x1"], [0.5])
     monkeypatch.setattr(timing, "plan_layers", lambda *args: "the plans of the table")
-    return measure_rest(program, network, table, ANALYTIC_PLATFORM, **values), subjects, network
+    return measure_rest(dense, EXAMPLE, network, table, ANALYTIC_PLATFORM, **values), subjects, network
+
+
+def test_the_rest_keeps_the_time_of_the_network_pruned_alike(monkeypatch):
+    time = NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0)
+    rest, (subject,), network = rest_of(monkeypatch, time, pattern="block:4x1", sparsity=0.5)
+    assert (rest.latency_us, rest.pattern, rest.sparsity) == (500.0, "block:4x1", 0.5)
+    assert set(subject.masks) == set(alike(network, "block:4x1", 0.5))
+    for layer in network.layers:
+        assert subject.masks[layer.name].shape == get_weight(model(), layer.name).shape
+        assert abs(1 - float(subject.masks[layer.name].float().mean()) - 0.5) < 0.1
+    assert rest.network == network_digest(export_program(model(), EXAMPLE), network)
 
 
 def test_the_rest_keeps_the_dense_networks_time(monkeypatch):
     rest, (subject,), network = rest_of(monkeypatch, NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0))
-    assert rest.dense_us == 500.0
+    assert rest.latency_us == 500.0
     assert rest.network == network_digest(export_program(model(), EXAMPLE), network)
     assert (subject.plans, dict(subject.masks)) == ("the plans of the table", {})
 
@@ -167,7 +224,7 @@ def test_a_dense_network_that_does_not_run_has_no_rest(monkeypatch):
 def test_a_network_whose_layers_were_not_profiled_has_no_rest():
     dense = model()
     with pytest.raises(LatencyTableError, match="run `pruneaug profile`"):
-        measure_rest(export_program(dense, EXAMPLE), find_layers(dense, EXAMPLE), analytic_table([], [], []), PLATFORM)
+        measure_rest(dense, EXAMPLE, find_layers(dense, EXAMPLE), analytic_table([], [], []), PLATFORM)
 
 
 def test_the_error_is_that_of_all_outputs_together(tmp_path):

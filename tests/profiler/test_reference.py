@@ -18,6 +18,8 @@ CONVS = [
     Conv2dOp(3, 4, 5, 20, 11, (3, 2), stride=(2, 1), padding=(1, 0, 2, 3), dilation=(2, 3)),
     Conv2dOp(1, 4, 5, 3, 3, (1, 1)),
     Conv2dOp(2, 3, 4, 9, 9, (2, 2), stride=(3, 4)),
+    Conv2dOp(2, 6, 9, 9, 5, (3, 2), stride=(2, 1), padding=(1, 0, 2, 3), groups=3),
+    Conv2dOp(1, 4, 8, 5, 5, (3, 3), groups=4),
 ]
 
 
@@ -34,9 +36,9 @@ def layer(op):
         truth = F.linear(x.double(), matrix.double(), bias.double())
     else:
         top, left, bottom, right = op.padding
-        weight = matrix.double().view(op.out_channels, *op.kernel, op.in_channels).permute(0, 3, 1, 2)
+        weight = matrix.double().view(op.out_channels, *op.kernel, -1).permute(0, 3, 1, 2)
         x64 = F.pad(x.double(), (left, right, top, bottom))
-        truth = F.conv2d(x64, weight, bias.double(), op.stride, 0, op.dilation)
+        truth = F.conv2d(x64, weight, bias.double(), op.stride, 0, op.dilation, op.groups)
     return Reference(op, x, generator(3)), matrix, bias, truth.float().contiguous()
 
 

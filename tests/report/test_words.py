@@ -64,6 +64,7 @@ def test_what_is_no_finite_number_is_missing_and_not_zero(function, value):
         ("linear-t1-i64-o10", "linear, 64 → 10"),
         ("conv2d-b1-i64-o128-s32x32-k3x3-d1x1-p1.1.1.1-st2x2-g1", "conv 3×3, 64 → 128, 32×32, stride 2"),
         ("conv2d-b4-i8-o8-s9x7-k1x1-d2x2-p0.0.0.0-st1x2-g1", "conv 1×1, 8 → 8, 9×7, stride 1×2, dilation 2, batch 4"),
+        ("conv2d-b1-i64-o64-s9x9-k3x3-d1x1-p1.1.1.1-st1x1-g32", "conv 3×3, 64 → 64, 9×9, 32 groups"),
         ("something else", "something else"),
     ],
 )

@@ -13,10 +13,13 @@ from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.variants import Variant
 from pruneaug.network.layers import Layer, Network, find_layers
 from pruneaug.network.ops import LinearOp
+from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.runtime.compiler import compile_network
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.operators.products import _block_rows
 from pruneaug.runtime.plan import LayerPlan
+from pruneaug.sparsity.masks import mask_sparsity
+from pruneaug.sparsity.patterns import Block, LayerChoice
 
 
 def check(model, inputs, builder, kernels, **values):
@@ -209,6 +212,20 @@ def test_every_plan_computes_the_same(builder, plan):
     masks = {"2": random_masks(model, network)["2"]}
     compiled = compile_network(program, network, masks, {"0": plan, "2": plan}, builder.target)
     assert compiled.report.products == 2
+    assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
+
+
+@pytest.mark.parametrize("block", [Block(1, 1), Block(4, 1), Block(8, 1), Block(16, 3)], ids=str)
+@pytest.mark.parametrize("groups", [2, 3, 6])
+def test_a_grouped_convolution_is_pruned_in_blocks_of_any_height(builder, groups, block):
+    """Also in blocks that reach into the next group, and with groups of fewer rows than a block."""
+    model = seeded(nn.Sequential(conv(3, 12), nn.ReLU(), conv(12, 24, groups=groups), nn.ReLU(), conv(24, 4, 1)))
+    inputs = (image(2, 3, 7, 7),)
+    network = find_layers(model, inputs)
+    masks = Magnitude().prune(model, network, {"2": LayerChoice(block, 0.75)}, None).masks
+    assert mask_sparsity(masks["2"]) == pytest.approx(0.75, abs=0.05)
+    compiled = compile_network(export_program(model, inputs), network, masks, {}, builder.target)
+    assert compiled.report.products == 3
     assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))
 
 

@@ -169,7 +169,8 @@ def lowp_candidates(
 ) -> list[Variant]:
     """The `most` variants with the least estimated cost of those that float32 has.
 
-    Their lanes are positions, and their rows make whole words."""
+    Their lanes are positions, and their rows make whole words.
+    """
     ranked = candidates(
         op,
         block_rows,

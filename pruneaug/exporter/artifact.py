@@ -1,0 +1,73 @@
+"""The artifact of a checkpoint: its network compiled for the platform of the export, one shared library.
+
+It is machine code, so it is loaded only where a user asks for it. pruneaug.json holds its SHA-256, which is written
+when the library is whole: whatever an interrupted export left is no artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from pruneaug.errors import CheckpointError, LatencyTableError
+from pruneaug.exporter.checkpoint import Checkpoint, add_facts
+from pruneaug.files import storage_errors
+from pruneaug.platforms.platform import Platform
+
+_DIGEST = "artifact_sha256"
+_PACKAGES = ("apache-tvm", "pruneaug")  # what compiled code depends on; PyTorch may be another
+
+
+def artifact_path(folder: Path, platform: str) -> Path:
+    """Where the artifact for the platform of this name lies in a checkpoint's folder."""
+    return folder / f"artifact-{platform}" / "network.so"
+
+
+def add_artifact(folder: Path, platform: str) -> Path | None:
+    """Make the library at `artifact_path` part of the checkpoint; None if there is none. Raises StorageError."""
+    path = artifact_path(folder, platform)
+    if not path.is_file():
+        return None
+    with storage_errors(path):
+        digest = _sha256(path)
+    add_facts(folder, {_DIGEST: digest})
+    return path
+
+
+def find_artifact(checkpoint: Checkpoint, here: Platform) -> Path:
+    """The library of a checkpoint, if it can run `here`.
+
+    Raises CheckpointError if there is none, if it is not the exported one, or if it was compiled for another platform
+    or by other versions: it says which.
+    """
+    try:
+        there = Platform.from_json(checkpoint.info["platform"])
+    except LatencyTableError as error:
+        raise CheckpointError(f"{checkpoint.folder} must name its platform, but {error}") from error
+    path = artifact_path(checkpoint.folder, there.name)
+    way_out = "load the checkpoint without `artifact=True`, which compiles it here, or export the run again"
+    digest = checkpoint.info.get(_DIGEST)
+    if digest is None:
+        raise CheckpointError(f"{checkpoint.folder} holds no compiled network; {way_out}")
+    differences = (*here.hardware_differences(there), *_version_differences(here, there))
+    if differences:
+        raise CheckpointError(
+            f"{path} runs only on the platform and versions that it was compiled with, but they differ in "
+            f"{'; '.join(differences)}; {way_out}"
+        )
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); {way_out}") from error
+    if found != digest:
+        raise CheckpointError(f"{path} must be the file that was exported, but its SHA-256 differs; {way_out}")
+    return path
+
+
+def _version_differences(here: Platform, there: Platform) -> tuple[str, ...]:
+    return tuple(line for line in here.version_differences(there) if line.partition(":")[0] in _PACKAGES)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
