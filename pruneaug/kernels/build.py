@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 # Read once, when TVM starts its threads. Its own defaults are half of the CPUs on x86, each pinned to one, which idles
@@ -21,6 +22,8 @@ from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.call import KernelCall
 
 Kernel = Callable[..., None]
+
+_LARGE = 4096  # bytes; smaller constants stay in the first cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +80,24 @@ class Builder:
 
     def bound(self, call: KernelCall) -> Kernel:
         """The compiled kernel of `call` with its constants: takes the inputs and the output. Raises CompileError."""
+        return self.bound_copies(call, 1)[0]
+
+    def bound_copies(self, call: KernelCall, copies: int) -> list[Kernel]:
+        """`bound` several times, each with its large constants in a place of their own."""
         with self._lock:
             if call.function not in self._compiled:
                 self._compiled[call.function] = compile_function(self.target, call.name, call.function)["main"]
             kernel = self._compiled[call.function]
-        constants = [memory(torch.from_numpy(array).clone()) for array in call.constants]
-        return lambda *args: kernel(*args[:-1], *constants, args[-1])
+        arrays = [torch.from_numpy(array) for array in call.constants]
+        shared = [memory(array.clone()) for array in arrays]
+        bound = [shared]
+        for _ in range(1, copies):
+            bound.append([memory(a.clone()) if a.nbytes > _LARGE else one for a, one in zip(arrays, shared)])
+        return [partial(_call, kernel, constants) for constants in bound]
+
+
+def _call(kernel: Kernel, constants: list[Any], *args: Any) -> None:
+    kernel(*args[:-1], *constants, args[-1])
 
 
 def memory(x: torch.Tensor) -> Any:

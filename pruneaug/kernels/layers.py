@@ -42,7 +42,7 @@ class LayerKernel:
         self.launches = len(calls)
         size = sum(array.nbytes for call in calls for array in call.constants)
         copies = max(1, min(_MOST_COPIES, cold_bytes // size))
-        self._copies = cycle([[builder.bound(call) for call in calls] for _ in range(copies)])
+        self._copies = cycle(list(zip(*(builder.bound_copies(call, copies) for call in calls))))
         self._buffers = [torch.empty(call.size) for call in calls]
         self._memory = [memory(buffer) for buffer in self._buffers]
 

@@ -229,11 +229,8 @@ def _cdist(a: Tensor, b: Tensor, p: float, compute_mode: int | None = None) -> A
 
 _OWN: dict[Any, Decomposition] = {
     _aten.add.Tensor: _sum_of(_aten.add.Tensor, 1),
-    _aten.add.Scalar: _sum_of(_aten.add.Tensor, 1),
     _aten.sub.Tensor: _sum_of(_aten.sub.Tensor, -1),
-    _aten.sub.Scalar: _sum_of(_aten.sub.Tensor, -1),
     _aten.div.Tensor_mode: _divide_rounded,
-    _aten.div.Scalar_mode: _divide_rounded,
     _aten.clamp.default: _clamp,
     _aten.elu.default: _elu,
     _aten.cumsum.default: _cumsum,

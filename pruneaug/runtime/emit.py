@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 import tvm
 from tvm import relax
 
 from pruneaug.runtime.fallback import add_region
+from pruneaug.runtime.graph import dtype_name
 from pruneaug.runtime.steps import Buffer, KernelStep, Literal, RegionStep, Source, Steps
 
 METADATA = "metadata"
@@ -51,7 +51,7 @@ class _Emitter:
         }
         self._regions += len(regions)
         parameters = [
-            relax.Var(f"input_{index}", relax.TensorType(shape, _dtype(buffer.dtype)))
+            relax.Var(f"input_{index}", relax.TensorType(shape, dtype_name(buffer.dtype)))
             for index, (buffer, shape) in enumerate(steps.inputs)
         ]
         with self._builder.function(name, parameters):
@@ -78,7 +78,7 @@ class _Emitter:
         call = relax.call_tir(
             self._kernels[function],
             [*arguments, *constants],
-            out_ty=relax.TensorType((step.output.size,), _dtype(step.output.dtype)),
+            out_ty=relax.TensorType((step.output.size,), dtype_name(step.output.dtype)),
         )
         self._vars[step.output] = (self._builder.emit(call), (step.output.size,))
 
@@ -108,7 +108,3 @@ class _Emitter:
             # Without its dtype TVM would narrow one of 64 bits.
             self._constants[key] = (array, relax.const(values, str(values.dtype)))
         return self._constants[key][1]
-
-
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,6 @@ def extract_region(graph: fx.GraphModule, nodes: Sequence[fx.Node]) -> Region:
 
     Raises CompileError for a shape that depends on values, and for a result that is read outside and no tensor.
     """
-    nodes = [node for node in nodes if node.users or node.meta.get("val") is not None]  # no assertions
     inside = set(nodes)
     root = nn.Module()
     body = fx.Graph()
@@ -71,21 +70,20 @@ def extract_region(graph: fx.GraphModule, nodes: Sequence[fx.Node]) -> Region:
     return Region(tuple(inputs), tuple(outputs), fx.GraphModule(root, body))
 
 
-def import_region(region: Region) -> tvm.IRModule:
-    """A module whose Relax function `main` computes a tuple of the region's outputs from its inputs.
-
-    Raises CompileError, naming the operator, where one cannot be imported.
-    """
-    return _explained(_import, region)
-
-
 def add_region(builder: relax.BlockBuilder, region: Region, name: str) -> tvm.ir.GlobalVar:
     """Add the region to the builder's module, as a private function with loops of its own; what to call.
 
     A call takes the inputs' tensors and returns a tuple of the outputs'. The names of the loops begin with `name`; a
-    region that is equal to an earlier one shares its loops. Raises what `import_region` raises.
+    region that is equal to an earlier one shares its loops. Raises CompileError, naming the operator, where one cannot
+    be imported.
     """
-    module = _explained(_loops, region)
+    try:
+        module = _loops(region)
+    except Exception as error:
+        raise CompileError(
+            f"every operator must be one that can be compiled, but {_culprit(region) or 'one'} is not: {error}; write "
+            "it with other operators in the model"
+        ) from error
     loops = {
         variable: builder.add_func(function.without_attr("global_symbol"), f"{name}_{variable.name_hint}")
         for variable, function in module.functions_items()
@@ -107,26 +105,14 @@ class _Renaming(relax.PyExprMutator):  # type: ignore[misc]
         return self._variables.get(variable, variable)
 
 
-def _explained(convert: Callable[[Region], tvm.IRModule], region: Region) -> tvm.IRModule:
-    """`convert(region)`; where it fails, the error names the operator."""
-    try:
-        return convert(region)
-    except Exception as error:
-        culprit = _culprit(convert, region)
-        raise CompileError(
-            f"every operator must be one that can be compiled, but {culprit or 'one'} is not: {error}; write it with "
-            "other operators in the model"
-        ) from error
-
-
-def _culprit(convert: Callable[[Region], tvm.IRModule], region: Region) -> str | None:
-    """The first operator that `convert` does not accept by itself, with its layer; None if it accepts all."""
+def _culprit(region: Region) -> str | None:
+    """The first operator that cannot be compiled by itself, with its layer; None if all can."""
     for node in region.module.graph.nodes:
         if not isinstance(node.target, torch._ops.OperatorBase):
             continue
         items = [user for user in node.users if user.target is operator.getitem]
         try:
-            convert(extract_region(region.module, [node, *items]))
+            _loops(extract_region(region.module, [node, *items]))
         except Exception:
             layer = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
             return f"{node.target} of layer {layer!r}" if layer else str(node.target)

@@ -143,5 +143,10 @@ def constant(graph: fx.GraphModule, node: Any) -> torch.Tensor:
     return value.detach()
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As TVM and NumPy call it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _owner(parameter: str) -> str:
     return "" if parameter == "weight" else parameter.removesuffix(".weight")

@@ -13,6 +13,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from pruneaug.errors import CompileError
+from pruneaug.runtime.graph import dtype_name
 
 _RANDOM = torch.Tag.nondeterministic_seeded
 _MOST_FOLDED = 1 << 20  # values; larger constants are computed when the network runs
@@ -66,7 +67,7 @@ class Importer(ExportedProgramImporter):  # type: ignore[misc]
             return None
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._known.__getitem__)
         self._known[node] = value = node.target(*args, **kwargs).contiguous()
-        return relax.const(value.numpy(), str(value.dtype).removeprefix("torch."))
+        return relax.const(value.numpy(), dtype_name(value.dtype))
 
 
 class _AnyName(dict[str, Callable[[fx.Node], Any]]):
@@ -85,13 +86,11 @@ def _check(node: fx.Node, value: Any) -> None:
     val = node.meta.get("val")
     if not isinstance(val, torch.Tensor) or not isinstance(value, relax.Expr):
         return
-    expected = relax.TensorType(tuple(int(size) for size in val.shape), str(val.dtype).removeprefix("torch."))
-    shape = tuple(int(size) for size in value.ty.shape)
-    dtype = str(value.ty.dtype)
-    if shape != tuple(val.shape) or dtype != str(expected.dtype):
+    shape, dtype = [int(size) for size in value.ty.shape], str(value.ty.dtype)
+    if shape != list(val.shape) or dtype != dtype_name(val.dtype):
         raise CompileError(
-            f"TVM takes {node.format_node()} for a tensor {dtype} {list(shape)} instead of "
-            f"{expected.dtype} {list(val.shape)}"
+            f"TVM takes {node.format_node()} for a tensor {dtype} {shape} instead of "
+            f"{dtype_name(val.dtype)} {list(val.shape)}"
         )
 
 

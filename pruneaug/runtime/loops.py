@@ -262,11 +262,11 @@ def _step(access: Any, var: tirx.Var) -> int | None:
     return int(linear[0]) if len(linear) and isinstance(linear[0], tirx.IntImm) else None
 
 
-def _shared_row(schedule: s_tir.Schedule, block: SBlockInfo, column: tirx.Var) -> Any:
+def _shared_row(schedule: s_tir.Schedule, block: SBlockInfo, column: tirx.Var) -> int | None:
     """Along which of the spatial iterators a tile reads the same vectors again; None if there is no such one."""
     reads = schedule.get(block.block_rv).reads
     vectors = [access for access in reads if _step(access, column) == 1]
-    spatial = [it for it in block.iters if it.kind == "S"]
+    spatial: list[Any] = [it for it in block.iters if it.kind == "S"]
     for index, it in reversed(list(enumerate(spatial))):
         if not it.var.same_as(column) and not all(_reads(access, it.var) for access in vectors):
             return index

@@ -20,7 +20,6 @@ _CASTS = {
     _aten.to.dtype, _aten.to.dtype_layout, _aten.to.device, _aten._to_copy.default, _aten.expand.default,
     _aten.reshape.default, _aten.type_as.default,
 }  # fmt: skip
-_ASSERTIONS = {_aten._assert_tensor_metadata.default, _aten._assert_async.msg, _aten.sym_constrain_range.default}
 
 
 def simplify(graph: fx.GraphModule) -> None:
@@ -35,9 +34,7 @@ def _remove_identities(graph: fx.GraphModule) -> None:
             continue
         if node.target is _aten.view.default:
             node.target = _aten.reshape.default  # what made its input contiguous goes
-        if node.target in _ASSERTIONS:
-            graph.graph.erase_node(node)
-        elif node.target in _IDENTITIES or (node.target in _CASTS and _is_same(node)):
+        if node.target in _IDENTITIES or (node.target in _CASTS and _is_same(node)):
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
 

@@ -7,7 +7,7 @@ from tvm import relax
 
 from pruneaug.runtime.fallback import add_region, extract_region
 from pruneaug.runtime.functional import functional_graph
-from pruneaug.runtime.graph import export_program
+from pruneaug.runtime.graph import dtype_name, export_program, remove_dead
 from pruneaug.runtime.schedule import build
 
 TARGET = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "num-cores": 2})
@@ -26,7 +26,9 @@ class Function(nn.Module):
 
 
 def graph_of(model, *inputs):
-    return functional_graph(export_program(model, inputs))
+    graph = functional_graph(export_program(model, inputs))
+    remove_dead(graph)
+    return graph
 
 
 def calls(graph):
@@ -35,7 +37,7 @@ def calls(graph):
 
 def tensor_type(node):
     value = node.meta["val"]
-    return relax.TensorType(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+    return relax.TensorType(tuple(value.shape), dtype_name(value.dtype))
 
 
 def region_module(region):

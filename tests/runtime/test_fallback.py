@@ -7,7 +7,7 @@ from regions import Function, assert_computes_what_pytorch_does, calls, graph_of
 from torch import nn
 
 from pruneaug.errors import CompileError
-from pruneaug.runtime.fallback import extract_region, import_region
+from pruneaug.runtime.fallback import extract_region
 from pruneaug.runtime.graph import export_program, program_graph
 
 
@@ -69,6 +69,11 @@ FUNCTIONS = {
     ),
     "activations": lambda x: (F.selu(x), F.elu(x, 0.3), F.mish(x), F.hardswish(x), F.softplus(x), F.logsigmoid(x)),
     "clamps": lambda x: (x.clamp(max=0.1), x.clamp_min(-0.2), x.clamp(torch.zeros(5), torch.ones(5)), F.relu6(x)),
+    "scatter of values": lambda x: x.scatter(1, torch.full((2, 3, 5), 2), x[:, :4]),
+    "products": lambda x: (
+        torch.baddbmm(x[:, :, :1], x, x.transpose(1, 2), beta=0.5, alpha=2),
+        torch.addmv(x[0, :, 0], x[0], x[0, 0], beta=2),
+    ),
     "roots": lambda x: (x.abs().rsqrt(), x.abs() ** 0.5, x**3, 2.0**x, torch.erfc(x), torch.hypot(x, x)),
     "softmax": lambda x: (x.softmax(1), x.log_softmax(-1), x.logsumexp(-1), torch.logaddexp(x, -x)),
     "comparisons": lambda x: (
@@ -209,13 +214,13 @@ def test_an_operator_that_tvm_lacks_is_an_error_that_names_it_and_its_layer():
 
     graph = graph_of(nn.Sequential(nn.ReLU(), Layer()), floats(2, 8))
     with pytest.raises(CompileError, match=r"aten\.fft_rfft\.default of layer '1' is not: TVM has no .*in the model"):
-        import_region(extract_region(graph, calls(graph)))
+        region_module(extract_region(graph, calls(graph)))
 
 
 def test_an_operator_that_tvm_takes_for_another_is_an_error():
     graph = graph_of(Function(lambda x: F.max_pool2d(x, 2, return_indices=True)[1]), floats(1, 2, 6, 6))
     with pytest.raises(CompileError, match=r"max_pool2d_with_indices.*float32 \[1, 2, 3, 3\] instead of int64"):
-        import_region(extract_region(graph, calls(graph)))
+        region_module(extract_region(graph, calls(graph)))
 
 
 def test_shapes_that_depend_on_values_are_an_error():
@@ -227,4 +232,4 @@ def test_shapes_that_depend_on_values_are_an_error():
 def test_a_region_that_changes_its_input_is_an_error():
     graph = program_graph(export_program(Function(lambda x: torch.relu_(x.sin())), (floats(5),)))
     with pytest.raises(CompileError, match="make the graph functional first"):
-        import_region(extract_region(graph, calls(graph)[1:]))
+        region_module(extract_region(graph, calls(graph)[1:]))
