@@ -103,6 +103,7 @@ def mask_weights(graph: fx.GraphModule, masks: Mapping[str, torch.Tensor]) -> No
         masked.meta = dict(node.meta)
         node.replace_all_uses_with(masked)
         graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def layer_calls(graph: fx.GraphModule) -> Iterator[LayerCall]:

@@ -266,8 +266,9 @@ def _shared_row(schedule: s_tir.Schedule, block: SBlockInfo, column: tirx.Var) -
     """Along which of the spatial iterators a tile reads the same vectors again; None if there is no such one."""
     reads = schedule.get(block.block_rv).reads
     vectors = [access for access in reads if _step(access, column) == 1]
-    spatial: list[Any] = [it for it in block.iters if it.kind == "S"]
-    for index, it in reversed(list(enumerate(spatial))):
+    spatial = [it for it in block.iters if it.kind == "S"]
+    for index in range(len(spatial) - 1, -1, -1):
+        it = spatial[index]
         if not it.var.same_as(column) and not all(_reads(access, it.var) for access in vectors):
             return index
     return None
