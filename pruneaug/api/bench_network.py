@@ -115,7 +115,7 @@ def bench_network(
     rest_us = 0.0
     if pattern is not None:
         rest = measure_rest(model, inputs, network, table, platform, pattern=pattern, sparsity=calibration)
-        rest_us = rest.beside(network, table)
+        rest_us = rest.rest_us
     return {
         "network": name,
         "pattern": pattern,

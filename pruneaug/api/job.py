@@ -99,7 +99,7 @@ class OpenJob:
                 "run `pruneaug profile JOB` first"
             )
         table = self.store.table()
-        return table, rest.beside(self.network, table), warnings
+        return table, rest.rest_us, warnings
 
 
 def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:

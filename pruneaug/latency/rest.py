@@ -12,32 +12,28 @@ from torch.export import ExportedProgram
 
 from pruneaug.errors import LatencyTableError
 from pruneaug.files import atomic_write_text
-from pruneaug.latency.network import predict
-from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network
 from pruneaug.sparsity.patterns import LayerChoice, parse_pattern
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Measured latency of a network in microseconds, with every layer that holds a block pruned alike.
+    """Measured microseconds of a network whose layers were pruned alike, and of these layers by the table of that time.
 
-    The sparser it is, the less of the time is that of its layers, and the less their errors are in what remains.
+    The sparser they are, the less of the time is theirs, and the less of their error is in what remains.
     """
 
     network: str  # digest
     latency_us: float
+    layers_us: float
     pattern: str
     sparsity: float
     measured_at: str
 
-    def beside(self, network: Network, table: LatencyTable) -> float:
-        """What remains without the layers' times by the table as it is now; 0 where these alone take longer.
-
-        Raises LatencyTableError if the table lacks a layer.
-        """
-        choices = alike(network, self.pattern, self.sparsity)
-        return max(0.0, self.latency_us - predict(network, choices, table, 0.0).total_us)
+    @property
+    def rest_us(self) -> float:
+        """What remains without the layers; 0 where these alone take longer."""
+        return max(0.0, self.latency_us - self.layers_us)
 
 
 def alike(network: Network, pattern: str, sparsity: float) -> dict[str, LayerChoice]:
@@ -61,8 +57,11 @@ def read_rest(folder: str | Path, digest: str) -> Rest | None:
     if not path.exists():
         return None
     try:
-        rest = Rest(**json.loads(path.read_text(encoding="utf-8")))
-        if rest.network != digest or not 0 <= rest.latency_us < math.inf:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if "dense_us" in data:
+            return None  # of an earlier version, which measured dense networks; a profile measures it again
+        rest = Rest(**data)
+        if rest.network != digest or not 0 <= rest.latency_us < math.inf or not 0 <= rest.layers_us < math.inf:
             raise ValueError(f"it holds {rest}")
     except (OSError, ValueError, TypeError) as error:
         raise LatencyTableError(

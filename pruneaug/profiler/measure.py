@@ -131,7 +131,7 @@ class _OpBench:
         return self._matrix.numel()
 
     def variants(self, block: Block | None, sparsity: float) -> list[Variant]:
-        """What is measured: the likeliest, and later the fastest at the pattern's last sparsity beside the likeliest."""
+        """What is measured: the likeliest, and later the fastest at the pattern's last sparsity beside the first."""
         target = self._builder.target
         found = candidates(
             self._op, 1 if block is None else block.rows, sparsity,

@@ -23,6 +23,7 @@ from torch.export import ExportedProgram
 
 from pruneaug.errors import MeasurementError
 from pruneaug.files import storage_errors
+from pruneaug.latency.network import predict
 from pruneaug.latency.rest import Rest, alike, network_digest
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network, apply_masks
@@ -238,9 +239,15 @@ def measure_rest(
 ) -> Rest:
     """Run the network with every layer that holds a block pruned alike, as its table plans it; `model` stays as it is.
 
-    Raises MeasurementError if the network does not run, LatencyTableError if the table lacks a layer.
+    A layer whose choice could not be measured stays dense. Raises MeasurementError if the network does not run,
+    LatencyTableError if the table lacks a dense layer.
     """
-    choices = alike(network, pattern, sparsity)
+    ops = {layer.name: layer.op for layer in network.layers}
+    choices = {
+        name: choice
+        for name, choice in alike(network, pattern, sparsity).items()
+        if not table.missing([ops[name]], [choice.pattern], [choice.sparsity])
+    }
     plans, masks = plan_layers(network, choices, table), synthetic_masks(network, choices)
     pruned = copy.deepcopy(model)
     apply_masks(pruned, masks)
@@ -252,6 +259,7 @@ def measure_rest(
     return Rest(
         network=network_digest(program, network),
         latency_us=result.latency_ms * 1e3,
+        layers_us=predict(network, choices, table, 0.0).total_us,
         pattern=pattern,
         sparsity=sparsity,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,7 +1,7 @@
 """What a network takes beside its layers, on disk."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruneaug.errors import LatencyTableError, StorageError
-from pruneaug.latency.rest import Rest, network_digest, read_rest, write_rest
+from pruneaug.latency.rest import Rest, alike, network_digest, read_rest, write_rest
 from pruneaug.network.layers import Layer, Network, find_layers
 from pruneaug.network.ops import LinearOp
-from pruneaug.profiler.plan import Cell
 from pruneaug.runtime.graph import export_program
-from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_latency_us, analytic_table
+from pruneaug.sparsity.patterns import Block, LayerChoice
 
-REST = Rest("0123456789abcdef", 1000.5, "block:8x1", 0.9, measured_at="2026-01-01T00:00:00+00:00")
+REST = Rest("0123456789abcdef", 1000.5, 900.0, "block:8x1", 0.9, measured_at="2026-01-01T00:00:00+00:00")
 
 
 def digest(model, *shape):
@@ -34,33 +33,32 @@ def test_a_rest_is_read_back_as_it_was_written_and_replaced_by_the_next(tmp_path
     assert read_rest(tmp_path / "new", "another") is None
 
 
-SMALL, LARGE = LinearOp(3, 4, 4), LinearOp(3, 32, 32)
-NETWORK = Network((Layer("small", SMALL), Layer("large", LARGE, calls=2)))
-TABLE = analytic_table([SMALL, LARGE], ["block:8x1"], [0.9])
+@pytest.mark.parametrize(("layers_us", "rest_us"), [(400.5, 600.0), (1000.5, 0.0), (1200.0, 0.0)])
+def test_the_rest_is_what_the_layers_leave_and_never_below_zero(layers_us, rest_us):
+    assert replace(REST, layers_us=layers_us).rest_us == rest_us
 
 
-def time_us(op, pattern="dense", sparsity=0.0):
-    return analytic_latency_us(Cell(op, pattern, sparsity), ANALYTIC_PLATFORM)
+def test_a_pattern_is_for_the_layers_that_hold_a_block():
+    network = Network((Layer("small", LinearOp(3, 4, 4)), Layer("large", LinearOp(3, 32, 32), calls=2)))
+    assert alike(network, "block:8x1", 0.9) == {"large": LayerChoice(Block(8, 1), 0.9)}
+    assert alike(network, "dense", 0.0) == {}
 
 
-@pytest.mark.parametrize(("over_us", "rest_us"), [(15.0, 15.0), (0.0, 0.0), (-4.0, 0.0)])
-def test_the_rest_is_what_the_layers_leave_and_never_below_zero(over_us, rest_us):
-    # The small layer holds no block of eight rows, so it was measured dense.
-    layers_us = time_us(SMALL) + 2 * time_us(LARGE, "block:8x1", 0.9)
-    assert replace(REST, latency_us=layers_us + over_us).beside(NETWORK, TABLE) == pytest.approx(rest_us, abs=1e-9)
+def test_the_rest_that_an_earlier_version_wrote_is_measured_again(tmp_path):
+    write_rest(tmp_path, REST)
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(json.dumps({"network": REST.network, "dense_us": 7.5, "measured_at": "then"}))
+    assert read_rest(tmp_path, REST.network) is None
 
 
-def test_the_rest_of_a_dense_network():
-    rest = Rest("", time_us(SMALL) + 2 * time_us(LARGE) + 9.0, "dense", 0.0, "")
-    assert rest.beside(NETWORK, TABLE) == pytest.approx(9.0)
-
-
-def test_a_rest_whose_choice_the_table_lacks_is_refused():
-    with pytest.raises(LatencyTableError, match="block:16x1"):
-        replace(REST, pattern="block:16x1").beside(NETWORK, TABLE)
-
-
-WHOLE = {"network": REST.network, "latency_us": 2.0, "pattern": "dense", "sparsity": 0.0, "measured_at": ""}
+WHOLE = {
+    "network": REST.network,
+    "latency_us": 2.0,
+    "layers_us": 1.0,
+    "pattern": "dense",
+    "sparsity": 0.0,
+    "measured_at": "",
+}
 
 
 @pytest.mark.parametrize(
@@ -75,6 +73,7 @@ WHOLE = {"network": REST.network, "latency_us": 2.0, "pattern": "dense", "sparsi
         json.dumps({**WHOLE, "latency_us": "2"}),
         json.dumps({**WHOLE, "latency_us": None}),
         json.dumps({**WHOLE, "latency_us": -1.0}),
+        json.dumps({**WHOLE, "layers_us": -1.0}),
         json.dumps({**WHOLE, "latency_us": float("nan")}),
         json.dumps({**WHOLE, "latency_us": float("inf")}),
         json.dumps({**WHOLE, "network": "another"}),

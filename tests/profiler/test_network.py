@@ -202,11 +202,19 @@ def test_the_rest_keeps_the_time_of_the_network_pruned_alike(monkeypatch):
     time = NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0)
     rest, (subject,), network = rest_of(monkeypatch, time, pattern="block:4x1", sparsity=0.5)
     assert (rest.latency_us, rest.pattern, rest.sparsity) == (500.0, "block:4x1", 0.5)
+    assert rest.layers_us > 0
     assert set(subject.masks) == set(alike(network, "block:4x1", 0.5))
     for layer in network.layers:
         assert subject.masks[layer.name].shape == get_weight(model(), layer.name).shape
         assert abs(1 - float(subject.masks[layer.name].float().mean()) - 0.5) < 0.1
     assert rest.network == network_digest(export_program(model(), EXAMPLE), network)
+
+
+def test_layers_that_could_not_be_measured_sparse_are_dense_for_the_rest(monkeypatch):
+    table = analytic_table([layer.op for layer in find_layers(model(), EXAMPLE).layers], [], [])
+    time = NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0)
+    rest, (subject,), _ = rest_of(monkeypatch, time, table, pattern="block:4x1", sparsity=0.5)
+    assert (rest.latency_us, dict(subject.masks)) == (500.0, {})
 
 
 def test_the_rest_keeps_the_dense_networks_time(monkeypatch):
