@@ -1,7 +1,7 @@
 """What a network takes beside its layers, on disk."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
