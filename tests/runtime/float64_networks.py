@@ -11,7 +11,7 @@ from pruneaug.network.layers import apply_masks, find_layers
 from pruneaug.runtime.compiler import compile_network
 from pruneaug.runtime.graph import export_program
 
-SMALL = CpuTarget(lanes=8, registers=8, threads=2)  # few registers: small tiles, which compile quickly
+SMALL = CpuTarget(lanes=8, registers=16, threads=2)  # few registers: small tiles, which compile quickly
 
 
 class Model(nn.Module):

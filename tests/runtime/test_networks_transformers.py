@@ -36,15 +36,14 @@ def steps(compiled):
     return [step.kernel for step in compiled.report.steps]
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("tokens", [1, 7, 17])
+@pytest.mark.parametrize(("tokens", "batch"), [(1, 1), (1, 2), (7, 2), (17, 1)])
 def test_attention_is_one_kernel_for_any_number_of_tokens(tokens, batch):
     compiled = check(Attention(), (image(batch, tokens, FEATURES),))
     assert compiled.report.fallbacks == ()
     assert "attention" in steps(compiled)
 
 
-@pytest.mark.parametrize(("heads", "size"), [(2, 80), (3, 20), (4, 5), (1, 17)])
+@pytest.mark.parametrize(("heads", "size"), [(2, 80), (3, 20), (1, 17)])
 def test_heads_may_have_any_size(heads, size):
     assert check(Attention(heads * size, heads), (image(2, 7, heads * size),)).report.fallbacks == ()
 
@@ -57,20 +56,18 @@ def mask(kind):
         "infinite": torch.where(keep, 0.0, -torch.inf),
         "bools": keep,
         "bools for each query": keep | torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril(),
-        "two dimensions": torch.randn(TOKENS, TOKENS, generator=generator),
-        "each head": torch.randn(1, HEADS, TOKENS, TOKENS, generator=generator),
         "all": torch.randn(BATCH, HEADS, TOKENS, TOKENS, generator=generator),
         "each query": torch.randn(BATCH, 1, TOKENS, 1, generator=generator),
         "nothing hidden": torch.ones(1, 1, 1, TOKENS, dtype=torch.bool),
     }[kind]
 
 
-MASKS = ["lowest", "infinite", "two dimensions", "each head", "all", "each query"]
 BOOLS = ["bools", "bools for each query", "nothing hidden"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "style"), [*((kind, "operator") for kind in (*MASKS, *BOOLS)), ("lowest", "div"), ("all", "mul")]
+    ("kind", "style"),
+    [*((kind, "operator") for kind in ("infinite", "each query", *BOOLS)), ("lowest", "div"), ("all", "mul")],
 )
 def test_masks_are_inputs_or_constants_of_the_kernel(kind, style):
     constant = mask(kind)
@@ -83,13 +80,12 @@ def test_masks_are_inputs_or_constants_of_the_kernel(kind, style):
     assert compiled.report.fallbacks in ((), ("where",), ("expand",))
 
 
-@pytest.mark.parametrize("style", ["operator", "div", "mul"])
-@pytest.mark.parametrize("keys", [5, 9])
+@pytest.mark.parametrize(("keys", "style"), [(5, "operator"), (9, "div"), (5, "mul")])
 def test_keys_may_be_those_of_other_tokens(keys, style):
     assert steps(check(Attention(style=style), (image(2, 7, 40), image(2, keys, 40)))).count("attention") == 1
 
 
-@pytest.mark.parametrize("keys", [5, 7, 9])
+@pytest.mark.parametrize("keys", [5, 9])
 def test_causal_attention_hides_the_keys_behind_a_query(keys):
     compiled = check(Attention(is_causal=True, scale=0.4), (image(2, 7, 40), image(2, keys, 40)))
     assert steps(compiled).count("attention") == 1
@@ -158,8 +154,7 @@ def test_dropout_within_attention_is_an_error():
         compile_model(seeded(Attention(dropout_p=0.5)), (image(2, 7, 40),))
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize(("norm_first", "batch_first"), [(True, False), (False, True)])
 def test_layers_of_pytorch_are_right(norm_first, batch_first):
     layer = nn.TransformerEncoderLayer(40, 2, 64, norm_first=norm_first, batch_first=batch_first, activation="gelu")
     assert steps(check(layer, (image(2, 7, 40),))).count("attention") == 1
@@ -186,20 +181,19 @@ class Wrapped(nn.Module):
         return getattr(self.model(x) if mask is None else self.model(x, attention_mask=mask), self.output)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize(
-    "inputs", [(IDS,), (IDS, ATTENDED), (IDS[:1],), (IDS[:1, :1],)], ids=["two", "masked", "one", "one token"]
-)
+BERT_INPUTS = {"two": (IDS,), "masked": (IDS, ATTENDED), "one": (IDS[:1],), "one token": (IDS[:1, :1],)}
+
+
+@pytest.mark.parametrize(("inputs", "attention"), [*((name, "sdpa") for name in BERT_INPUTS), ("masked", "eager")])
 def test_a_small_bert_is_right(inputs, attention):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(vocab_size=50, max_position_embeddings=32, attn_implementation=attention, **SIZES)
-    compiled = check(Wrapped(transformers.BertForSequenceClassification(config)), inputs, std=0.1)
+    compiled = check(Wrapped(transformers.BertForSequenceClassification(config)), BERT_INPUTS[inputs], std=0.1)
     assert "attention" in steps(compiled)
     assert "scaled_dot_product_attention" not in str(compiled.report.fallbacks)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "attention"), [(1, "sdpa"), (3, "eager")])
 def test_a_small_vit_is_right(batch, attention):
     transformers = pytest.importorskip("transformers")
     config = transformers.ViTConfig(image_size=16, patch_size=4, attn_implementation=attention, **SIZES)
@@ -221,6 +215,7 @@ def test_a_network_returns_the_class_that_its_library_gives():
     assert type(compiled(IDS)) is transformers.modeling_outputs.BaseModelOutputWithPoolingAndCrossAttentions
 
 
+@pytest.mark.slow
 def test_other_small_transformers_are_right():
     transformers = pytest.importorskip("transformers")
     llama = transformers.LlamaConfig(vocab_size=50, num_key_value_heads=1, use_cache=False, **SIZES)
