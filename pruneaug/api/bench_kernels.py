@@ -12,14 +12,11 @@ from pruneaug.api.bench_choices import check_patterns, check_sparsity, fits, mat
 from pruneaug.api.job import Progress, stage
 from pruneaug.api.profiling import TIMEOUT_S
 from pruneaug.errors import InputError
-from pruneaug.kernels.lowp.formats import FORMATS, format_for
-from pruneaug.kernels.lowp.planes import unsupported
 from pruneaug.latency.records import LatencyRecord, record_to_json
 from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import RUNTIME_LIBRARY, LatencyTable
 from pruneaug.network.ops import Op, parse_op
 from pruneaug.platforms import Platform, detect
-from pruneaug.profiler.lowp_peers import PEERS, installed
 from pruneaug.profiler.peak import measure_peak
 from pruneaug.profiler.plan import DENSE_LIBRARIES, cell_of, wanted
 from pruneaug.profiler.run import DEFAULT_MEASURER, profile_ops
@@ -59,7 +56,7 @@ def bench_kernels(
     _check_dtype(dtype)
     platform = detect(threads, dtype=dtype)
     libraries, absent = _libraries(platform)
-    reasons = {} if dtype == FLOAT32 else {op: unsupported(op, platform.vector_lanes) for op in checked}
+    reasons = _unsupported(checked, platform)
     left_out = {op: reason for op, reason in reasons.items() if reason is not None}
     checked = [op for op in checked if op not in left_out]
     peak = measure_peak(platform)
@@ -111,8 +108,24 @@ def _measured(
         return list(store.load()), result.warnings
 
 
+# What is in reduced precision loads the compiler, which replaces Python's excepthook: only who asks for it imports it.
+
+
+def _unsupported(ops: Sequence[Op], platform: Platform) -> dict[Op, str | None]:
+    """Why an op has no kernel in this dtype; None where it has one."""
+    if platform.dtype == FLOAT32:
+        return {}
+    from pruneaug.kernels.lowp.planes import unsupported
+
+    return {op: unsupported(op, platform.vector_lanes) for op in ops}
+
+
 def _check_dtype(dtype: str) -> None:
-    if dtype != FLOAT32 and dtype not in FORMATS:
+    if dtype == FLOAT32:
+        return
+    from pruneaug.kernels.lowp.formats import FORMATS
+
+    if dtype not in FORMATS:
         raise InputError(
             f"`dtype` must be one of {FLOAT32}, {', '.join(FORMATS)}, but got {dtype!r}"
             f"{did_you_mean(dtype, [FLOAT32, *FORMATS])}"
@@ -123,6 +136,9 @@ def _libraries(platform: Platform) -> tuple[tuple[str, ...], list[str]]:
     """The libraries that are timed dense, and a warning for each that is not installed."""
     if platform.dtype == FLOAT32:
         return DENSE_LIBRARIES, []
+    from pruneaug.kernels.lowp.formats import format_for
+    from pruneaug.profiler.lowp_peers import PEERS, installed
+
     form = format_for(platform.dtype, platform.isa)
     here = installed(form)
     absent = [name for name in PEERS[form] if name not in here]

@@ -53,9 +53,14 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """About `wanted` round values (1, 2 or 5 times a power of ten apart) within [low, high]; needs low < high."""
     raw = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    steps = [factor * power for factor in (1, 2, 5, 10)]
+    best = next(index for index, step in enumerate(steps) if step >= raw * 0.999)
+    found: list[float] = []
+    while not found:  # a step longer than the range may have no multiple in it
+        step, best = steps[best], best - 1
+        first = math.ceil(low / step - 1e-9)
+        found = [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return found
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:

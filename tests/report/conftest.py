@@ -64,6 +64,7 @@ def example_report(trials: int = 60, layers: int = 20) -> dict[str, Any]:
             _baseline("torch.compile", dense_ms * 1.9),
             _baseline("torch eager", dense_ms * 2.6),
         ],
+        "artifact": "checkpoint/artifact-amd-epyc/network.so",
         "best_dense": "onnxruntime",
         "speedup_measured": dense_ms * 1.01 / (best_ms * 0.972),
         "prediction_error": best_ms / (best_ms * 0.972) - 1,
