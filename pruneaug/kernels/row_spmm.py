@@ -18,6 +18,7 @@ from tvm.script import tirx as T
 from pruneaug.kernels.functions import apply
 from pruneaug.kernels.planes import Planes
 from pruneaug.kernels.tiles import Tile
+from pruneaug.kernels.variants import tile_shape
 from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store, transposed
 
 _AHEAD = 64  # columns, about 200 ns of work
@@ -51,18 +52,6 @@ class ImageTiles:
     def across(self) -> int:
         """Tiles of a row of them."""
         return -(-self.image_cols // self.cols)
-
-
-def tile_shape(image: tuple[int, int], positions: int, lanes: int) -> tuple[int, int]:
-    """(rows, cols) of tiles of at most `positions` positions: whole rows of the image, or parts of one."""
-    rows, cols = image
-    most = min(positions, lanes)
-    across = -(-cols // most)
-    even = -(-cols // across)
-    if across == 1:
-        return max(1, min(positions // cols, rows)), cols
-    # A short last tile costs little; one of several rows would be computed for each of them.
-    return 1, most if rows == 1 and cols % most <= most // 3 else even
 
 
 def image_tiles(y: Planes, positions: int, x_row: int, x_col: int, lanes: int) -> ImageTiles:

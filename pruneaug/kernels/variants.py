@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from pruneaug.errors import InputError
 from pruneaug.kernels.layouts import Layouts
-from pruneaug.kernels.row_spmm import tile_shape
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _HEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16)
@@ -94,6 +93,18 @@ def _vector_variants(
                 work = 1 + (1 + max(0, lanes - height) / 8) / height
                 costs[Variant(height, 1, splits)] = _fill(height, block_rows, sparsity) * work
     return sorted(costs, key=lambda variant: costs[variant]) or [Variant(1, 1, 1)]
+
+
+def tile_shape(image: tuple[int, int], positions: int, lanes: int) -> tuple[int, int]:
+    """(rows, cols) of tiles of at most `positions` positions: whole rows of the image, or parts of one."""
+    rows, cols = image
+    most = min(positions, lanes)
+    across = -(-cols // most)
+    even = -(-cols // across)
+    if across == 1:
+        return max(1, min(positions // cols, rows)), cols
+    # A short last tile costs little; one of several rows would be computed for each of them.
+    return 1, most if rows == 1 and cols % most <= most // 3 else even
 
 
 def _tile_costs(
