@@ -58,7 +58,7 @@ def test_in_reduced_precision_libraries_of_that_dtype_are_measured_and_the_other
 ):
     isa = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni")
     monkeypatch.setattr(module, "detect", lambda threads, dtype: replace(detect(threads, dtype=dtype), isa=isa))
-    monkeypatch.setattr(module, "installed", lambda form: ("torch",))
+    monkeypatch.setattr("pruneaug.profiler.lowp_peers.installed", lambda form: ("torch",))
     strided = Conv2dOp(1, 8, 16, 9, 9, (3, 3), (2, 2), (1, 1, 1, 1))
     result = bench([OP, strided], patterns=["block:8x4"], sparsities=[0.5], dtype=dtype, threads=1)
     assert result["skipped"] == [{"op": strided.key, "pattern": "all", "reason": "its stride is 2x2"}]

@@ -20,7 +20,7 @@ from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
 def model_and_network() -> tuple[nn.Sequential, Network]:
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 10, 3, padding=1), nn.Conv2d(10, 10, 1, groups=2), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(10, 7)
+        nn.Conv2d(3, 10, 3, padding=1), nn.Conv2d(10, 10, 1, groups=10), nn.AvgPool2d(6), nn.Flatten(), nn.Linear(10, 7)
     )
     return model, find_layers(model, (torch.zeros(1, 3, 6, 6),))
 
@@ -97,7 +97,7 @@ def test_a_global_threshold_takes_more_from_the_layer_of_smaller_weights() -> No
 
 
 def test_a_name_that_is_no_prunable_layer_is_refused() -> None:
-    with pytest.raises(NetworkError, match="'1' is none: it is a grouped convolution"):
+    with pytest.raises(NetworkError, match="'1' is none: it is a depthwise convolution"):
         prune({"1": LayerChoice(Block(1, 1), 0.5)})
     with pytest.raises(NetworkError, match="'44' is none; did you mean '4'"):
         prune({"44": LayerChoice(Block(1, 1), 0.5)})
