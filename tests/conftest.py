@@ -1,12 +1,16 @@
 """Settings of all tests: no timing decides one. And a toy job that was profiled and searched, once a session."""
 
 import shutil
+import signal
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# A shell that runs the tests in the background leaves Ctrl-C ignored, which processes that a test starts would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

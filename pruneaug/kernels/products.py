@@ -28,6 +28,7 @@ PRODUCTS = ("vector product", "product", "convolution")
 """Names of the calls that this module makes, for a token, for tokens and for images."""
 
 _NEAR = 1 << 18  # values of an input that stays in the second cache, a megabyte
+_FEW = 1 << 15  # weights that stay in the first caches of the cores that share them, 128 KB
 _NONE = np.zeros(1, np.float32)  # in place of an array that a kernel does not read
 
 
@@ -200,7 +201,8 @@ def _planes_product(
         epilogue.activation,
         epilogue.residual,
         y.zero_border,
-        x.size > _NEAR,
+        far=x.size > _NEAR,
+        many=packed.values.size > _FEW,
     )
     return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes, inside), size)
 

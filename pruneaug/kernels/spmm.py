@@ -22,12 +22,21 @@ from pruneaug.kernels.functions import apply
 from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store
 
+_AHEAD = 1024  # weights, about 400 ns of work
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32", "float32"]
 
 
 @cache
 def spmm(
-    height: int, vectors: int, tail: int, lanes: int, activation: str, residual: bool, border: bool, far: bool = False
+    height: int,
+    vectors: int,
+    tail: int,
+    lanes: int,
+    activation: str,
+    residual: bool,
+    border: bool,
+    far: bool = False,
+    many: bool = False,
 ) -> Any:
     """TIR of the kernel for tiles of `height` rows x (`vectors` * `lanes`) positions; the last tile of an image has
     `tail` * `lanes` positions, if that is not 0.
@@ -42,7 +51,8 @@ def spmm(
         y float32 [at least row_groups * height * y_channel_stride].
 
     With `border` all of an image but its values is zero in y. With `far` the input of the next tile is asked for while
-    one is computed: for inputs larger than the second cache.
+    one is computed: for inputs larger than the second cache. With `many` weights are asked for before they are needed:
+    for more than the first cache holds.
     """
     tile = vectors * lanes
 
@@ -65,6 +75,8 @@ def spmm(
             with T.serial(indptr[group + 1] - first) as c:
                 column = opaque(first + c)
                 source = opaque(x_base + offset[column])
+                if many:
+                    prefetch(weight, column * height + _AHEAD)
                 if far:
                     prefetch(x, source + ahead)
                 _multiply_add(
