@@ -13,7 +13,16 @@ _HEIGHTS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16)
 _MOST_VECTORS = 13
 _GOOD_HEIGHT = 4  # rows that read a vector of X often enough
 _FMA_CHAINS = 8  # latency of a multiply-add times the multiply-adds per cycle, on current x86 and ARM cores
-_TRANSPOSITION = 110  # instructions that transpose and store a square of vectors
+
+# Cycles, fitted to the times of 26 layers with 9 patterns and sparsities each (about 20 variants a case, AVX-512). They
+# shorten the list well: the best of its three takes 2 % longer than the best of all, on average.
+_FIRST, _SECOND = 32_000, 700_000  # bytes of the caches that X, or weights, can have for themselves
+_LINE = 64  # bytes
+_NEAR_LINE, _FAR_LINE = 0.5, 1.0  # a line of X from the second cache, and from farther away
+_FAR_WEIGHT = 0.8  # a line of weights that the second cache does not hold
+_TILE, _STORED_ROW, _STORED = 16.0, 3.3, 1.3  # a tile, each of its rows, each of its vectors
+_TRANSPOSED_TILE, _TRANSPOSED = 165.0, 11.0  # the same with rows as lanes, and each square of vectors
+_COPIED_ROW = 100.0  # a row of an input that is copied because of a stride
 _NAME = re.compile(r"h([1-9]\d*)([vp])([1-9]\d*)s([1-9]\d*)")
 
 
@@ -110,28 +119,46 @@ def tile_shape(image: tuple[int, int], positions: int, lanes: int) -> tuple[int,
 def _tile_costs(
     op: Op, heights: list[int], block_rows: int, sparsity: float, lanes: int, registers: int, threads: int
 ) -> dict[Variant, float]:
-    """Cycles of the busiest thread: multiply-adds, columns that a tall group keeps for only some of its rows, loads
-    beside them, and too few independent accumulators."""
-    rows = op.matrix_shape[0]
+    """Cycles of the busiest thread: multiply-adds or loads, inputs and weights that come from afar, storing."""
+    rows, columns = op.matrix_shape
     images, positions = _positions(op, lanes)
     row_vectors = positions // lanes
-    aligned = isinstance(op, LinearOp) or op.kernel == (1, 1)
+    # A row of X that a convolution reads starts anywhere, so most of its loads touch two cache lines.
+    lines = 1 if isinstance(op, LinearOp) or op.kernel == (1, 1) else 2
+    reads = 4 * lanes * (columns if isinstance(op, LinearOp) else op.in_channels * op.kernel[0])  # for each vector
+    copy = 0.0
+    if isinstance(op, Conv2dOp) and op.stride != (1, 1):
+        copy = _COPIED_ROW * op.in_channels * op.height * images
     best: dict[tuple[int, int], tuple[float, Variant]] = {}  # the best number of splits for each height and width
     for height in heights:
         groups = -(-rows // height)
+        kept = columns * (1 - sparsity) * _fill(height, block_rows, sparsity)
         for vectors in range(1, _MOST_VECTORS + 1):
             if height * vectors + min(height, vectors) + 1 > registers or vectors > row_vectors:
                 break
             whole, tail = divmod(row_vectors, vectors)
-            tiles = [_work(height, width, aligned) for width in [vectors] * whole + [tail] * (tail > 0)]
             for splits in {1, threads, 2 * threads}:
+                near_weights = 4 * kept * height * groups / splits <= _SECOND
+                widths = [vectors] * whole + [tail] * (tail > 0)
+                cycles = {
+                    width: _tile_cycles(height, width, kept, lines, reads * (width + lines - 1), near_weights)
+                    for width in set(widths)
+                }
+                tiles = [cycles[width] for width in widths]
                 if splits > groups or (splits > threads and images * len(tiles) * splits > 4 * threads):
                     continue
-                cost = groups * height / rows * _fill(height, block_rows, sparsity) * (1 + 0.001 * splits)
-                cost *= _longest(tiles * images, splits, threads)
+                cost = groups * _longest(tiles * images, splits, threads) + copy / threads
+                cost *= 1 + 0.001 * splits
                 if cost < best.get((height, vectors), (float("inf"),))[0]:
                     best[height, vectors] = cost, Variant(height, vectors, splits)
     return {variant: cost for cost, variant in best.values()}
+
+
+def _tile_cycles(height: int, vectors: int, kept: float, lines: int, x_bytes: float, near_weights: bool) -> float:
+    """Of one tile of a row group that keeps so many columns."""
+    busy = max(_multiply_adds(height * vectors), (height + lines * vectors) / 2)
+    from_afar = _line(x_bytes) * vectors + (0 if near_weights else _FAR_WEIGHT * height * 4 / _LINE)
+    return kept * (busy + from_afar) + _TILE + height * (_STORED_ROW + _STORED * vectors)
 
 
 def _row_costs(
@@ -141,6 +168,8 @@ def _row_costs(
     rows, columns = op.matrix_shape
     image = (1, op.tokens) if isinstance(op, LinearOp) else op.out_size
     images = 1 if isinstance(op, LinearOp) else op.batch
+    x_bytes = 4 * op.tokens * columns if isinstance(op, LinearOp) else 4 * op.in_channels * op.height * op.width
+    stride = 1 if isinstance(op, LinearOp) else op.stride[1]
     costs: dict[Variant, float] = {}
     for vectors in range(1, 5):
         height = vectors * lanes
@@ -149,27 +178,30 @@ def _row_costs(
         most = (registers - 1) // vectors - 1
         tile_rows, tile_cols = tile_shape(image, most, lanes)
         tile, down, across = tile_rows * tile_cols, -(-image[0] // tile_rows), -(-image[1] // tile_cols)
-        fill = _fill(height, block_rows, sparsity)
-        kept = max(1.0, columns * (1 - sparsity) * fill)
-        loads = 0.5 * tile + vectors
-        chains = max(1.0, _FMA_CHAINS / (tile * vectors))
-        work = (tile * vectors * chains + 0.5 * loads) / height + _TRANSPOSITION / lanes / kept
+        kept = columns * (1 - sparsity) * _fill(height, block_rows, sparsity)
+        busy = max(_multiply_adds(tile * vectors), (tile + vectors) / 2)
+        busy += _FAR_WEIGHT * vectors if 4 * kept * height > _SECOND else 0
         for splits in {1, min(threads, rows // height)}:
             # One split is divided by rows of the image instead.
             units = images * down if splits == 1 else rows // height
             busiest = -(-units // threads) / units
-            costs[Variant(height, 0, splits, tile)] = (
-                fill * work * images * down * across * busiest * (1 + 0.001 * splits)
-            )
+            near = x_bytes / (threads if splits == 1 else 1)
+            x_lines = tile_rows * (1 + tile_cols * stride / lanes)
+            work = kept * (busy + _line(near) * x_lines)
+            work += _TRANSPOSED_TILE + _TRANSPOSED * vectors * max(1.0, tile / lanes)
+            count = rows // height * images * down * across * busiest
+            costs[Variant(height, 0, splits, tile)] = count * work * (1 + 0.001 * splits)
     return costs
 
 
-def _work(height: int, vectors: int, aligned: bool) -> float:
-    """Cycles for one row and column of a tile: multiply-adds, or what keeps them waiting."""
-    # A row of X that a convolution reads starts anywhere, so most of its loads touch two cache lines.
-    loads = (height + (1 if aligned else 2) * vectors) / height
-    chains = max(1.0, _FMA_CHAINS / (height * vectors))
-    return max(vectors * chains, loads) + 0.5 * loads
+def _multiply_adds(accumulators: int) -> float:
+    """Cycles of one column of a tile: two multiply-adds in each, where enough of them are independent."""
+    return max(accumulators, _FMA_CHAINS) / 2
+
+
+def _line(working_set: float) -> float:
+    """Cycles that a cache line of X costs beside the arithmetic, by how much lies between two uses of it."""
+    return 0.0 if working_set <= _FIRST else _NEAR_LINE if working_set <= _SECOND else _FAR_LINE
 
 
 def _longest(tiles: list[float], splits: int, threads: int) -> float:
