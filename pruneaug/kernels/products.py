@@ -15,7 +15,7 @@ from pruneaug.kernels.call import KernelCall
 from pruneaug.kernels.gemv import gemv
 from pruneaug.kernels.layouts import taps
 from pruneaug.kernels.planes import Planes
-from pruneaug.kernels.row_spmm import image_tiles, row_spmm
+from pruneaug.kernels.row_spmm import OFFSETS_AHEAD, image_tiles, row_spmm
 from pruneaug.kernels.spmm import spmm
 from pruneaug.kernels.variants import Variant
 from pruneaug.network.ops import Conv2dOp
@@ -214,10 +214,10 @@ def _arrays(
     rows = variant.height * (len(packed.indptr) - 1)
     return (
         packed.values.reshape(-1) if packed.values.size else _NONE,
-        offsets if offsets.size else np.zeros(1, np.int32),
+        np.append(offsets, np.zeros(OFFSETS_AHEAD, np.int32)),
         packed.indptr,
         weights.padded_bias(rows),
-        _balanced_splits(packed.indptr, variant.splits),
+        balanced_splits(packed.indptr, variant.splits),
         np.array(epilogue.clamp, np.float32),
     )
 
@@ -241,10 +241,14 @@ def _checked_offsets(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     return offsets.astype(np.int32)
 
 
-def _balanced_splits(indptr: npt.NDArray[np.int32], splits: int) -> npt.NDArray[np.int32]:
+def balanced_splits(indptr: npt.NDArray[np.int32], splits: int) -> npt.NDArray[np.int32]:
     """Row groups at which `splits` tasks of about equal numbers of columns begin, and the end: int32 [splits + 1]."""
     # One column's worth for every group: storing a tile costs too.
     work = indptr.astype(np.int64) + np.arange(len(indptr))
-    bounds = np.searchsorted(work, np.arange(splits + 1) * work[-1] / splits)
+    wanted = np.arange(splits + 1) * work[-1] / splits
+    after = np.clip(np.searchsorted(work, wanted), 1, len(indptr) - 1)
+    bounds = after - (
+        wanted - work[after - 1] < work[after] - wanted
+    )  # the nearer of the two groups between which it is
     bounds[0], bounds[-1] = 0, len(indptr) - 1
     return np.ascontiguousarray(np.maximum.accumulate(bounds).astype(np.int32))

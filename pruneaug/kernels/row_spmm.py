@@ -21,6 +21,9 @@ from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.variants import tile_shape
 from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store, transposed
 
+OFFSETS_AHEAD = 8
+"""Columns whose inputs are asked for before they are needed: `offset` has so many values behind its last one."""
+
 _AHEAD = 64  # columns, about 200 ns of work
 _PANEL = 160 * 1024  # weights of a group: 640 KB, which leave the second cache some room
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32"]
@@ -66,7 +69,7 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
 
     Arguments of the compiled function, in order:
         x float32 [x_len]; residual float32, laid out as y (not read unless `residual`);
-        weight float32 [columns * height]; offset int32 [columns]; indptr int32 [row_groups + 1];
+        weight float32 [columns * height]; offset int32 [columns + OFFSETS_AHEAD]; indptr int32 [row_groups + 1];
         bias float32 [row_groups * height]; split int32 [splits + 1], the row groups at which the work is divided;
         bounds float32 [2], the clamp; sizes int32 [7]: images, x_image_stride, y_image_stride, y_channel_stride,
         y_lead, splits, bands of tile rows that are tasks of their own;
@@ -102,6 +105,11 @@ def row_spmm(height: int, tiles: ImageTiles, lanes: int, activation: str, residu
             with T.serial(indptr[group + 1] - first) as c:
                 column = opaque(first + c)
                 source = opaque(x_base + offset[column])
+                # With one vector of rows the loads are as many as the multiply-adds, and leave no time for more.
+                if vectors > 1:
+                    later = opaque(x_base + offset[column + OFFSETS_AHEAD])
+                    for i in range(rows):
+                        prefetch(x, later + i * tiles.x_row)
                 for vector in range(vectors):
                     prefetch(weight, fetch + T.shift_right(c * step, 8) + vector * lanes)
                 acc.multiply_add(
