@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pruneaug.api.bench_kernels import bench_kernels
+from pruneaug.api.bench_kernels import LIBRARIES, bench_kernels
 from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint
 from pruneaug.api.benching import BASELINES, bench
 from pruneaug.cli.output import Json, console, print_json
@@ -85,6 +85,9 @@ def kernels(
     pattern: Annotated[str, typer.Option(help="Blocks, with commas.")] = "block:8x1",
     sparsity: Annotated[str, typer.Option(help="Sparsities, with commas.")] = "0.9",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
+    against: Annotated[
+        str, typer.Option(help="Libraries that compute the layers dense, with commas: torch, onnxruntime, openvino.")
+    ] = ",".join(LIBRARIES),
     batch: Batch = None,
     threads: Threads = None,
     shape: Shape = None,
@@ -105,6 +108,7 @@ def kernels(
             sparsities=[_number(text) for text in _split(sparsity)],
             dtype=dtype,
             threads=threads,
+            against=_split(against),
             progress=progress.update,
         )
     print_json(result) if as_json else console().print(kernels_table(result))

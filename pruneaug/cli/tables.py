@@ -120,7 +120,7 @@ def bench_table(result: Mapping[str, Any]) -> RenderableType:
 
 
 def kernels_table(result: Mapping[str, Any]) -> RenderableType:
-    """Every layer's time by our kernels and by other libraries, and what it makes of the peak."""
+    """Every layer's time by our kernels and by other libraries, what it makes of the peak, and where patterns pay."""
     tables = {
         op: Table(title=Text(op), title_justify="left") for op in dict.fromkeys(r["op"] for r in result["kernels"])
     }
@@ -138,8 +138,19 @@ def kernels_table(result: Mapping[str, Any]) -> RenderableType:
             cells += [f"{row['gflops']:.0f}", f"{row['peak_share']:.0%}", f"{row['max_relative_error']:.1e}"]
         tables[row["op"]].add_row(*cells)
     lines = [f"{result['platform']}, {_threads(result)}, peak {result['peak_gflops']:.0f} GFLOP/s"]
+    lines += [_break_even(pattern, found) for pattern, found in result["break_even"].items()]
     lines += [f"skipped: {row['op']} {row['pattern']}: {row['reason']}" for row in result["skipped"]]
     return Group(*tables.values(), Text("\n".join([*lines, *_warnings(result)])))
+
+
+def _break_even(pattern: str, found: Mapping[str, Any]) -> str:
+    def since(sparsity: float | None) -> str:
+        return "at no measured sparsity" if sparsity is None else f"from {sparsity:.0%} sparsity"
+
+    return (
+        f"{pattern} is faster than the fastest library {since(found['against_libraries'])}, than every dense kernel "
+        f"{since(found['against_all'])} (median of {found['ops']} layer{'s' if found['ops'] > 1 else ''})"
+    )
 
 
 def _times_table(title: str, key: str, rows: Sequence[Mapping[str, Any]]) -> Table:

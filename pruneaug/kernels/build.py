@@ -25,6 +25,31 @@ Kernel = Callable[..., None]
 
 _LARGE = 4096  # bytes; smaller constants stay in the first cache
 
+_pool = threading.local()
+"""Of the calling thread, which has a pool of threads of its own: `threads`, its size; `is_lost`, in a child process."""
+
+
+def use_threads(threads: int) -> None:
+    """Let kernels that the calling thread starts use so many threads.
+
+    Raises InputError in a child process of `fork`, where kernels would wait forever for the pool that the parent had.
+    """
+    if getattr(_pool, "is_lost", False):
+        raise InputError(
+            "kernels must not run in a thread that ran some before its process was forked, for its pool of threads is "
+            "gone; run them in a new thread, or start processes by 'spawn' or 'forkserver'"
+        )
+    if getattr(_pool, "threads", None) != threads:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        _pool.threads = threads
+
+
+def _lose_pool() -> None:
+    _pool.is_lost = hasattr(_pool, "threads")
+
+
+os.register_at_fork(after_in_child=_lose_pool)
+
 
 @dataclass(frozen=True, slots=True)
 class CpuTarget:
@@ -70,7 +95,7 @@ class Builder:
         self.target = target
         self._compiled: dict[Any, Kernel] = {}  # by TIR function
         self._lock = threading.Lock()
-        tvm.get_global_func("runtime.config_threadpool")(1, target.threads)
+        use_threads(target.threads)
 
     def run(self, call: KernelCall, *inputs: torch.Tensor) -> torch.Tensor:
         """The output of `call` on flat, contiguous inputs: float32 [call.size]. Raises CompileError."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tvm.script import tirx as T
 
 from pruneaug.kernels.call import KernelCall
-from pruneaug.kernels.planes import Planes
+from pruneaug.kernels.planes import Planes, inside
 from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.vectors import clear_around, constant, load, prim_func, store, tasks
 
@@ -40,13 +40,8 @@ def layer_norm(
     shift = np.zeros(x.channels, np.float32) if bias is None else bias
     function = _layer_norm(x, y, eps, residual, rms, lanes)
     name = "root mean square norm" if rms else "layer norm"
-    return KernelCall(name, function, (scale, shift, _inside(y, lanes)), y.size)
-
-
-def _inside(planes: Planes, lanes: int) -> npt.NDArray[np.float32]:
-    """1 where a position of an image, up to a whole vector, has a value; 0 in the border between rows."""
-    position = np.arange(-(-planes.positions // lanes) * lanes)
-    return ((position % planes.pitch < planes.cols) & (position < planes.positions)).astype(np.float32)
+    kept = inside(y, -(-y.positions // lanes) * lanes).astype(np.float32)
+    return KernelCall(name, function, (scale, shift, kept), y.size)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -9,24 +10,69 @@ import torch
 
 from pruneaug.kernels.build import Builder, CpuTarget, memory
 from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.cold import copies
 from pruneaug.kernels.copies import phase_copy
 from pruneaug.kernels.layouts import Layouts, taps
-from pruneaug.kernels.planes import Planes, token_planes
+from pruneaug.kernels.planes import Planes, token_planes, view
 from pruneaug.kernels.products import Epilogue, Weights, conv_product, token_product, vector_product
 from pruneaug.kernels.variants import Variant
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _PLAIN = Epilogue()
-_MOST_COPIES = 64
 
 
-class LayerKernel:
-    """One op with its weights, bound to kernels: calls on activations as they lie in a network.
+class Buffers:
+    """Memory that the kernels of one op share while they are timed.
+
+    In a network a layer's input was just written, and its output's memory has held others before: both are in the
+    caches as far as they fit. Kernels with memory of their own would drive each other's from there.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, int, torch.dtype], torch.Tensor] = {}
+
+    def get(self, use: str, size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """The flat tensor for this use, of this size; its values are what was last written."""
+        key = use, size, dtype
+        if key not in self._kept:
+            self._kept[key] = torch.zeros(size, dtype=dtype)
+        return self._kept[key]
+
+
+class BoundCalls:
+    """Kernel calls of which each computes from what the one before it wrote; called with the memory of the input.
 
     With `cold_bytes` it keeps so many copies of its weights that they take about so much memory, and takes them in
-    turn: in a network other layers have driven a layer's weights from the caches that are smaller than that.
-    It owns its buffers: one thread at a time. `launches` is the number of kernels that it calls.
+    turn (see `pruneaug.kernels.cold`). Its memory is from `buffers`: one thread at a time, and what shares them
+    computes the same op. `launches` is the number of kernels that it calls, `output` what the last one writes, of
+    `dtype`.
     """
+
+    def __init__(
+        self,
+        calls: Sequence[KernelCall],
+        builder: Builder,
+        cold_bytes: int,
+        buffers: Buffers | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        buffers = buffers or Buffers()
+        self.launches = len(calls)
+        size = sum(array.nbytes for call in calls for array in call.constants)
+        number = copies(cold_bytes, size)
+        self._copies = cycle(list(zip(*(builder.bound_copies(call, number) for call in calls))))
+        between = [buffers.get(f"result {i}", call.size) for i, call in enumerate(calls[:-1])]
+        self.output = buffers.get("output", calls[-1].size, dtype)
+        self._memory = [memory(buffer) for buffer in (*between, self.output)]
+
+    def __call__(self, x: Any) -> None:
+        for kernel, y in zip(next(self._copies), self._memory):
+            kernel(x, y)
+            x = y
+
+
+class LayerKernel(BoundCalls):
+    """One op with its weights, bound to kernels: calls on activations as they lie in a network."""
 
     def __init__(
         self,
@@ -37,29 +83,18 @@ class LayerKernel:
         epilogue: Epilogue = _PLAIN,
         *,
         cold_bytes: int = 0,
+        buffers: Buffers | None = None,
     ) -> None:
         self._x, self._y, calls = layer_calls(op, weights, variant, builder.target, epilogue)
-        self.launches = len(calls)
-        size = sum(array.nbytes for call in calls for array in call.constants)
-        copies = max(1, min(_MOST_COPIES, cold_bytes // size))
-        self._copies = cycle(list(zip(*(builder.bound_copies(call, copies) for call in calls))))
-        self._buffers = [torch.empty(call.size) for call in calls]
-        self._memory = [memory(buffer) for buffer in self._buffers]
+        super().__init__(calls, builder, cold_bytes, buffers)
 
     def prepare(self, x: torch.Tensor) -> Any:
         """The input float32 [tokens, in_features] or [batch, channels, height, width] as it lies in a network."""
         return memory(x.reshape(-1).clone() if self._x is None else to_memory(x, self._x))
 
-    def __call__(self, x: Any) -> None:
-        """Compute from `prepare`'s memory."""
-        for kernel, y in zip(next(self._copies), self._memory):
-            kernel(x, y)
-            x = y
-
     def result(self) -> torch.Tensor:
         """What the last call computed: [tokens, out_features] or [batch, channels, height, width]."""
-        y = self._buffers[-1]
-        return y[None].clone() if self._y is None else from_memory(y, self._y)
+        return self.output[None].clone() if self._y is None else from_memory(self.output, self._y)
 
 
 def layer_calls(
@@ -107,19 +142,11 @@ def to_memory(x: torch.Tensor, planes: Planes) -> torch.Tensor:
     memory = torch.zeros(planes.size)
     if not planes.zero_border:
         x = x.reshape(planes.images, 1, planes.cols, planes.channels).permute(0, 3, 1, 2)
-    _view(memory, planes).copy_(x)
+    view(memory, planes).copy_(x)
     return memory
 
 
 def from_memory(memory: torch.Tensor, planes: Planes) -> torch.Tensor:
     """What `to_memory` was given."""
-    view = _view(memory, planes)
-    return view.clone() if planes.zero_border else view[0, :, 0].t().contiguous()
-
-
-def _view(memory: torch.Tensor, planes: Planes) -> torch.Tensor:
-    return memory.as_strided(
-        (planes.images, planes.channels, planes.rows, planes.cols),
-        (planes.image_stride, planes.channel_stride, planes.pitch, 1),
-        planes.lead,
-    )
+    values = view(memory, planes)
+    return values.clone() if planes.zero_border else values[0, :, 0].t().contiguous()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tvm.script import tirx as T
 
-from pruneaug.kernels.build import Builder
+from pruneaug.kernels.build import Builder, Kernel
 from pruneaug.kernels.call import KernelCall
 
 _MOST_ACCUMULATORS = 24  # multiply-adds in flight: the latency, 4 or 5 cycles, times 2 or 4 a cycle
@@ -21,10 +21,7 @@ _BUDGET_S = 1.0
 
 
 def peak_gflops(builder: Builder) -> float:
-    """GFLOP/s of float32 multiply-adds (two operations each) on registers alone, by all threads of the target.
-
-    The fastest of many short runs: what disturbs a run can only make it slower.
-    """
+    """GFLOP/s of float32 multiply-adds (two operations each) on registers alone, by all threads of the target."""
     target = builder.target
     accumulators = min(_MOST_ACCUMULATORS, target.registers - _OTHER_REGISTERS)
     size = target.threads * accumulators * target.lanes
@@ -32,13 +29,18 @@ def peak_gflops(builder: Builder) -> float:
     kernel = builder.bound(call)
     factors = torch.tensor([0.5, 1.0]).repeat_interleave(target.lanes)  # the sums tend to 2: no denormals
     out = torch.empty(size)
-    fastest_s = float("inf")
+    return 2 * size * _STEPS / fastest_s(kernel, factors, out) / 1e9
+
+
+def fastest_s(kernel: Kernel, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Seconds of the fastest of many short runs: what disturbs a run can only make it slower."""
+    fastest = float("inf")
     end = time.perf_counter() + _BUDGET_S
     while time.perf_counter() < end:
         start = time.perf_counter()
-        kernel(factors, out)
-        fastest_s = min(fastest_s, time.perf_counter() - start)
-    return 2 * size * _STEPS / fastest_s / 1e9
+        kernel(x, y)
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest
 
 
 @cache

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Planes:
@@ -62,6 +66,21 @@ def image_planes(
     return Planes(
         images, channels, rows, cols, pitch, lead, image_stride, _spread(images * image_stride, lanes), zero_border=True
     )
+
+
+def view(flat: torch.Tensor, planes: Planes) -> torch.Tensor:
+    """The values [images, channels, rows, cols] in the flat memory of planes."""
+    return flat.as_strided(
+        (planes.images, planes.channels, planes.rows, planes.cols),
+        (planes.image_stride, planes.channel_stride, planes.pitch, 1),
+        planes.lead,
+    )
+
+
+def inside(planes: Planes, positions: int) -> npt.NDArray[np.bool_]:
+    """Which of an image's first `positions` positions hold values, and do not lie between rows or behind the last."""
+    index = np.arange(positions)
+    return (index % planes.pitch < planes.cols) & (index < planes.positions)
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.call import KernelCall
 from pruneaug.kernels.gemv import gemv
 from pruneaug.kernels.layouts import taps
-from pruneaug.kernels.planes import Planes
+from pruneaug.kernels.planes import Planes, inside
 from pruneaug.kernels.row_spmm import OFFSETS_AHEAD, image_tiles, row_spmm
 from pruneaug.kernels.spmm import spmm
 from pruneaug.kernels.variants import Variant
@@ -54,10 +55,14 @@ class Weights:
         return pack_columns(self.matrix, mask, height)
 
     def padded_bias(self, rows: int) -> npt.NDArray[np.float32]:
-        bias = np.zeros(rows, np.float32)
-        if self.bias is not None:
-            bias[: len(self.matrix)] = self.bias.detach().float().numpy()
-        return bias
+        return padded(torch.zeros(0) if self.bias is None else self.bias.float(), rows, np.float32)
+
+
+def padded(values: torch.Tensor, rows: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
+    """A value for each row [N] as an array [rows]; the rows that fill up the last group have 0."""
+    array = np.zeros(rows, dtype)
+    array[: len(values)] = values.detach().numpy()
+    return array
 
 
 def vector_product(weights: Weights, variant: Variant, target: CpuTarget, epilogue: Epilogue) -> KernelCall:
@@ -85,7 +90,7 @@ def token_product(
     `y` differs from `x` only in its channels: both are tokens, or images whose positions are the tokens.
     """
     packed = weights.pack(variant.height)
-    offsets = _checked_offsets(packed.columns.astype(np.int64) * x.channel_stride + x.lead)
+    offsets = checked_offsets(channel_offsets(x)[packed.columns])
     return _planes_product(PRODUCTS[1], x, y, packed, offsets, weights, variant, target, epilogue)
 
 
@@ -99,8 +104,8 @@ def conv_product(
     several groups of the convolution.
     """
     channels = op.in_channels // op.groups
-    offsets = _input_offsets(op, x) if variant.positions else _phase_offsets(op, x, y)
-    packed = _by_channel(weights.pack(variant.height), channels, len(weights.matrix[0]) // channels)
+    offsets = _input_offsets(op, x) if variant.positions else phase_offsets(op, x, y)
+    packed = by_channel(weights.pack(variant.height), channels, len(weights.matrix[0]) // channels)
     column_offsets = offsets[packed.columns]
     if op.groups > 1:
         if op.out_channels // op.groups % variant.height:
@@ -112,11 +117,16 @@ def conv_product(
         conv_group = row_group * variant.height // (op.out_channels // op.groups)
         column_offsets += conv_group * channels * x.channel_stride
     return _planes_product(
-        PRODUCTS[2], x, y, packed, _checked_offsets(column_offsets), weights, variant, target, epilogue, op.stride
+        PRODUCTS[2], x, y, packed, checked_offsets(column_offsets), weights, variant, target, epilogue, op.stride
     )
 
 
-def _phase_offsets(op: Conv2dOp, x: Planes, y: Planes) -> npt.NDArray[np.int64]:
+def channel_offsets(x: Planes) -> npt.NDArray[np.int64]:
+    """Where each column of a linear layer's weight matrix reads in the tokens `x`, for the first position."""
+    return np.arange(x.channels, dtype=np.int64) * x.channel_stride + x.lead
+
+
+def phase_offsets(op: Conv2dOp, x: Planes, y: Planes) -> npt.NDArray[np.int64]:
     """Where each column of the weight matrix reads in the phase images `x`, for the first position."""
     if x.pitch != y.pitch:
         raise CompileError(f"a convolution's input needs rows {y.pitch} apart, but got {x.pitch}; report this bug")
@@ -143,7 +153,7 @@ def _input_offsets(op: Conv2dOp, x: Planes) -> npt.NDArray[np.int64]:
     return np.asarray(offsets, np.int64)
 
 
-def _by_channel(packed: PackedColumns, channels: int, taps: int) -> PackedColumns:
+def by_channel(packed: PackedColumns, channels: int, taps: int) -> PackedColumns:
     """The columns of each group in another order: those of one input channel together, which share cache lines."""
     if taps == 1:
         return packed
@@ -161,6 +171,11 @@ def runs(planes: Planes, lanes: int) -> tuple[int, int]:
     if not planes.zero_border and planes.image_stride == positions:
         return 1, planes.images * positions
     return planes.images, positions
+
+
+def sizes_of(x: Planes, y: Planes, lanes: int, splits: int) -> list[int]:
+    """What kernels whose lanes are positions read of them (see `pruneaug.kernels.positions`)."""
+    return [*runs(y, lanes), x.image_stride, y.image_stride, y.channel_stride, y.lead, splits]
 
 
 def _planes_product(
@@ -188,11 +203,9 @@ def _planes_product(
         strides = (x.image_stride, y.image_stride, y.channel_stride, y.lead)
         sizes = np.array([y.images, *strides, variant.splits, bands], np.int32)
         return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes), size)
-    images, positions = runs(y, target.lanes)
-    sizes = np.array(
-        [images, positions, x.image_stride, y.image_stride, y.channel_stride, y.lead, variant.splits], np.int32
-    )
-    inside = _inside(y, positions) if y.zero_border else _NONE
+    _, positions = runs(y, target.lanes)
+    sizes = np.array(sizes_of(x, y, target.lanes, variant.splits), np.int32)
+    kept = inside(y, positions).astype(np.float32) if y.zero_border else _NONE
     function = spmm(
         variant.height,
         variant.vectors,
@@ -204,7 +217,7 @@ def _planes_product(
         far=x.size > _NEAR,
         many=packed.values.size > _FEW,
     )
-    return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes, inside), size)
+    return KernelCall(name, function, (*_dummy(epilogue), *arrays, sizes, kept), size)
 
 
 def _arrays(
@@ -226,13 +239,7 @@ def _dummy(epilogue: Epilogue) -> tuple[npt.NDArray[np.float32], ...]:
     return () if epilogue.residual else (_NONE,)
 
 
-def _inside(planes: Planes, positions: int) -> npt.NDArray[np.float32]:
-    """1 at the positions that hold values, 0 between rows and behind the last one: float32 [positions]."""
-    index = np.arange(positions)
-    return ((index % planes.pitch < planes.cols) & (index < planes.positions)).astype(np.float32)
-
-
-def _checked_offsets(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+def checked_offsets(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     if offsets.size and offsets.max() >= 2**31:
         raise CompileError(
             f"an activation must have fewer than 2**31 values, but a layer reads at {offsets.max()}; "
@@ -241,14 +248,13 @@ def _checked_offsets(offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
     return offsets.astype(np.int32)
 
 
-def balanced_splits(indptr: npt.NDArray[np.int32], splits: int) -> npt.NDArray[np.int32]:
+def balanced_splits(indptr: npt.NDArray[np.int32], splits: int, tile_columns: int = 1) -> npt.NDArray[np.int32]:
     """Row groups at which `splits` tasks of about equal numbers of columns begin, and the end: int32 [splits + 1]."""
-    # One column's worth for every group: storing a tile costs too.
-    work = indptr.astype(np.int64) + np.arange(len(indptr))
+    # Storing a group's tile takes about as long as `tile_columns` of its columns.
+    work = indptr.astype(np.int64) + tile_columns * np.arange(len(indptr))
     wanted = np.arange(splits + 1) * work[-1] / splits
     after = np.clip(np.searchsorted(work, wanted), 1, len(indptr) - 1)
-    bounds = after - (
-        wanted - work[after - 1] < work[after] - wanted
-    )  # the nearer of the two groups between which it is
+    # The nearer of the two groups that it lies between.
+    bounds = after - (wanted - work[after - 1] < work[after] - wanted)
     bounds[0], bounds[-1] = 0, len(indptr) - 1
     return np.ascontiguousarray(np.maximum.accumulate(bounds).astype(np.int32))

@@ -12,15 +12,15 @@ height x vectors registers of `lanes` float32 values, never leave the register f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from tvm.script import tirx as T
 
 from pruneaug.kernels.functions import apply
+from pruneaug.kernels.positions import clear_border, each_row_group, read_runs
 from pruneaug.kernels.tiles import Tile
-from pruneaug.kernels.vectors import clip, constant, fill, load, opaque, prefetch, prim_func, store
+from pruneaug.kernels.vectors import clip, constant, load, opaque, prefetch, prim_func, store
 
 _AHEAD = 1024  # weights, about 400 ns of work
 _ARRAYS = ["float32"] * 3 + ["int32"] * 2 + ["float32", "int32", "float32", "int32", "float32", "float32"]
@@ -60,12 +60,12 @@ def spmm(
         x: Any, r: Any, weight: Any, offset: Any, indptr: Any, bias: Any, split: Any, bounds: Any, sizes: Any,
         inside: Any, y: Any,
     ) -> None:  # fmt: skip
-        images, positions, x_image, y_image, y_channel, lead, splits = (sizes[i] for i in range(7))
+        runs = read_runs(sizes)
 
         def row_group(group: Any, image: Any, start: Any, width: int) -> None:
             """The rows of one group at `width` vectors of positions from `start`."""
-            first, stride = opaque(indptr[group]), opaque(y_channel)
-            x_base, y_base = opaque(image * x_image + start), opaque(image * y_image + lead + start)
+            first, stride = opaque(indptr[group]), opaque(runs.y_channel)
+            x_base, y_base = opaque(image * runs.x_image + start), opaque(image * runs.y_image + runs.lead + start)
             # Each group asks for another vector of the next tile, so that a tile's groups ask for all of it.
             ahead = opaque(tile + group % width * lanes) if far else 0
             acc = Tile(height, width, lanes)
@@ -79,8 +79,7 @@ def spmm(
                     prefetch(weight, column * height + _AHEAD)
                 if far:
                     prefetch(x, source + ahead)
-                _multiply_add(
-                    acc,
+                acc.accumulate(
                     lambda row: weight[column * height + row],
                     lambda vector: load(x, source + vector * lanes, lanes),
                 )
@@ -98,51 +97,8 @@ def spmm(
                         value = T.Select(kept, value, constant(0.0, lanes))
                     store(y, out + vector * lanes, value, lanes)
             if border:
-                with T.If(start == 0), T.Then(), T.serial(height) as row:
-                    base = opaque((group * height + row) * stride + image * y_image)
-                    fill(y, base, lead // lanes, lanes)
-                    # Behind the last image, up to the next channel.
-                    end = T.Select(image == images - 1, stride - image * y_image, y_image)
-                    fill(y, base + lead + positions, (end - lead - positions) // lanes, lanes)
+                clear_border(y, runs, group * height, height, stride, image, start, lanes)
 
-        def row_groups(part: Any, image: Any, start: Any, width: int) -> None:
-            with T.serial(split[part + 1] - split[part]) as g, T.sblock("group"):
-                T.reads()
-                T.writes()
-                row_group(opaque(split[part] + g), image, start, width)
-
-        # Parts are the outermost: where they are as many as threads, each has its own weights, and as much to do.
-        whole = positions // tile
-        tiles = whole + (1 if tail else 0)
-        with T.parallel(splits * images * tiles) as task, T.sblock("task"):
-            T.reads()
-            T.writes()
-            part = opaque(task // (images * tiles))
-            image = opaque(task // tiles % images)
-            index = opaque(task % tiles)
-            start = opaque(index * tile)
-            if not tail:
-                row_groups(part, image, start, vectors)
-            else:
-                with T.If(index < whole):
-                    with T.Then():
-                        row_groups(part, image, start, vectors)
-                    with T.Else():
-                        row_groups(part, image, start, tail)
+        each_row_group(runs, split, vectors, tail, lanes, row_group)
 
     return prim_func(_ARRAYS, body)
-
-
-def _multiply_add(acc: Tile, left: Callable[[int], Any], right: Callable[[int], Any]) -> None:
-    """acc[row, vector] += left(row) * right(vector), a scalar times a vector.
-
-    Rows or vectors, whichever are fewer, stay in registers beside the accumulators; the others come one by one.
-    """
-    if acc.height >= acc.vectors:
-        acc.multiply_add(left, right, acc.height)
-        return
-    scalars = [T.bind(T.broadcast(left(row), acc.lanes)) for row in range(acc.height)]
-    for vector in range(acc.vectors):
-        values = T.bind(right(vector))
-        for row, scalar in enumerate(scalars):
-            acc[row, vector] = acc[row, vector] + scalar * values

@@ -9,20 +9,28 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.vectors import constant, load, store, transposed
 
+Add = Callable[[Any, Any, Any], Any]
+"""(sum, vector of equal scalars, vector) -> the new sum, of vectors."""
+
+
+def _add_product(total: Any, scalar: Any, vector: Any) -> Any:
+    """total + scalar * vector."""
+    return total + scalar * vector
+
 
 class Tile:
-    """height x vectors accumulators of `lanes` float32 values, as `tile[row, vector]`.
+    """height x vectors accumulators of `lanes` values of a dtype, as `tile[row, vector]`.
 
     Made inside a task of a kernel that is being built (see `pruneaug.kernels.vectors`). Reading one gives a TIR
     expression; writing one, and every method, emits statements.
     """
 
-    def __init__(self, height: int, vectors: int, lanes: int) -> None:
+    def __init__(self, height: int, vectors: int, lanes: int, dtype: str = "float32") -> None:
         self.height, self.vectors, self.lanes = height, vectors, lanes
         # TVM puts small buffers of scope "global" on the stack, where LLVM turns them into registers; those of a
         # kilobyte or more, or of scope "local", are memory that it allocates anew for each task.
         self._buffers = [
-            [T.sblock_alloc_buffer((lanes,), "float32", scope="global") for _ in range(vectors)] for _ in range(height)
+            [T.sblock_alloc_buffer((lanes,), dtype, scope="global") for _ in range(vectors)] for _ in range(height)
         ]
 
     def __getitem__(self, at: tuple[int, int]) -> Any:
@@ -36,17 +44,34 @@ class Tile:
         return T.ramp(0, 1, self.lanes) if self.lanes > 1 else 0
 
     def fill(self, value: float) -> None:
+        """All float32 values."""
         for row in range(self.height):
             for vector in range(self.vectors):
                 self[row, vector] = constant(value, self.lanes)
 
-    def multiply_add(self, left: Callable[[int], Any], right: Callable[[int], Any], height: int) -> None:
-        """tile[row, vector] += left(row) * right(vector), a scalar times a vector, in the first `height` rows."""
+    def multiply_add(
+        self, left: Callable[[int], Any], right: Callable[[int], Any], height: int, add: Add = _add_product
+    ) -> None:
+        """tile[row, vector] += left(row) * right(vector), a scalar times a vector, in the first `height` rows.
+
+        `add` is another operation of a sum, a vector of equal scalars and a vector.
+        """
         vectors = [T.bind(right(vector)) for vector in range(self.vectors)]
         for row in range(height):
             scalar = T.bind(T.broadcast(left(row), self.lanes))
             for vector in range(self.vectors):
-                self[row, vector] = self[row, vector] + scalar * vectors[vector]
+                self[row, vector] = add(self[row, vector], scalar, vectors[vector])
+
+    def accumulate(self, left: Callable[[int], Any], right: Callable[[int], Any], add: Add = _add_product) -> None:
+        """`multiply_add` in all rows. Those or the vectors, whichever are fewer, stay in registers beside the tile."""
+        if self.height >= self.vectors:
+            self.multiply_add(left, right, self.height, add)
+            return
+        scalars = [T.bind(T.broadcast(left(row), self.lanes)) for row in range(self.height)]
+        for vector in range(self.vectors):
+            values = T.bind(right(vector))
+            for row, scalar in enumerate(scalars):
+                self[row, vector] = add(self[row, vector], scalar, values)
 
 
 def tile_height(vectors: int, registers: int) -> int:

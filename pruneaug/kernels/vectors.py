@@ -146,11 +146,12 @@ def scratch(size: int) -> Any:
     return T.sblock_alloc_buffer((size,), "float32", scope="global")
 
 
-def fill(buffer: Any, start: Any, vectors: Any, lanes: int, value: float = 0.0) -> None:
-    """Write `vectors` vectors of one value."""
+def fill(buffer: Any, start: Any, vectors: Any, lanes: int, value: Any = 0.0) -> None:
+    """Write `vectors` vectors of one value, a number or an expression."""
     if not isinstance(vectors, int) or vectors:
         with T.serial(vectors) as v:
-            store(buffer, start + v * lanes, constant(value, lanes), lanes)
+            scalar = T.float32(value) if isinstance(value, float) else value
+            store(buffer, start + v * lanes, T.broadcast(scalar, lanes), lanes)
 
 
 def clear_around(y: Any, base: Any, image: Any, planes: Planes, lanes: int, band: Any = 0, bands: int = 1) -> None:

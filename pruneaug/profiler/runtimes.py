@@ -6,7 +6,7 @@ with float32 arithmetic and as many threads as it is told. Whatever it converts,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -45,13 +45,7 @@ def torch_compile(program: ExportedProgram, threads: int, folder: Path) -> Call:
 
 def onnxruntime(program: ExportedProgram, threads: int, folder: Path) -> Call:
     """ONNX Runtime with all graph optimisations."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = ort.InferenceSession(_onnx_file(program, folder), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime_session(_onnx_file(program, folder), threads)
     names = [given.name for given in session.get_inputs()]
     feeds = dict(zip(names, _arrays(program), strict=True))
     return lambda: session.run(None, feeds)
@@ -61,15 +55,32 @@ def openvino(program: ExportedProgram, threads: int, folder: Path) -> Call:
     """OpenVINO, by way of ONNX: its reader of PyTorch programs is no faster, and reports its use over the network."""
     import openvino as ov
 
+    request = openvino_request(ov.Core().read_model(_onnx_file(program, folder)), threads)
+    feeds = _arrays(program)
+    return lambda: list(request.infer(feeds, share_inputs=True, share_outputs=True).values())
+
+
+def onnxruntime_session(model: str | bytes, threads: int) -> Any:
+    """A session for a model of ONNX, or the file of one, with all graph optimisations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def openvino_request(model: Any, threads: int, precision: str = "f32") -> Any:
+    """A request for a model of OpenVINO, set to the shortest time of one call."""
+    import openvino as ov
+
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # it would take bfloat16 by itself where the CPU has it
+        "INFERENCE_PRECISION_HINT": precision,  # it would take bfloat16 by itself where the CPU has it
     }
-    core = ov.Core()
-    request = core.compile_model(core.read_model(_onnx_file(program, folder)), "CPU", settings).create_infer_request()
-    feeds = _arrays(program)
-    return lambda: list(request.infer(feeds, share_inputs=True, share_outputs=True).values())
+    return ov.Core().compile_model(model, "CPU", settings).create_infer_request()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +110,24 @@ def check_runtimes(names: Sequence[str]) -> None:
 
 def absent_packages(name: str) -> str | None:
     """Why a runtime of RUNTIMES cannot run here, and how to install it; None if it can."""
-    absent = [package for package in RUNTIMES[name].packages if find_spec(package) is None]
+    return why_absent(RUNTIMES[name].packages)
+
+
+def why_absent(packages: Sequence[str]) -> str | None:
+    """Which of these packages, all in the extra `peers`, are not installed; None if all are."""
+    absent = [package for package in packages if find_spec(package) is None]
     return f"{', '.join(absent)} not installed; pip install 'pruneaug[peers]'" if absent else None
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:
     """The versions of the packages that these runtimes import, of those that are installed."""
+    return installed_versions(package for name in names for package in RUNTIMES[name].packages)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those of these packages that are installed."""
     found = {}
-    for package in dict.fromkeys(package for name in names for package in RUNTIMES[name].packages):
+    for package in dict.fromkeys(packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

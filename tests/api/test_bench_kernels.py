@@ -37,6 +37,28 @@ def test_an_op_is_measured_dense_by_both_and_in_every_pattern_and_sparsity(bench
         assert row["error"] is None
 
 
+def test_libraries_that_are_asked_for_compute_every_op_dense_and_decide_where_a_pattern_pays(bench, monkeypatch):
+    monkeypatch.setattr("pruneaug.profiler.runtimes.find_spec", lambda package: package)
+    ops = [OP, LinearOp(512, 512, 512), LinearOp(2048, 512, 512)]
+    against = ["openvino", "onnxruntime", "openvino"]
+    result = bench(ops, patterns=["block:8x1", "block:1x1"], sparsities=[0.1, 0.5, 0.95], threads=1, against=against)
+    dense = [(row["op"], row["library"]) for row in result["kernels"] if row["pattern"] == "dense"]
+    assert dense == [(op.key, name) for op in ops for name in ("tvm", "openvino", "onnxruntime")]
+    found = result["break_even"]["block:8x1"]
+    assert found["ops"] == 3
+    # The fake's libraries compute at 0.4 of the peak, our dense kernel at 0.8 and these blocks at 0.75.
+    assert found["against_libraries"] == 0.1
+    assert 0.05 < found["against_all"] < 0.11
+    single = result["break_even"]["block:1x1"]
+    assert single["against_libraries"] == pytest.approx(1 - 0.75 / 8**0.5 / 0.4, abs=0.03)
+    assert single["against_all"] == pytest.approx(1 - 0.75 / 8**0.5 / 0.8, abs=0.03)
+
+
+def test_without_a_dense_time_of_a_library_there_is_nothing_to_compare_with(bench):
+    found = bench([OP], sparsities=[0.5], threads=1, against=[])["break_even"]["block:8x1"]
+    assert (found["against_libraries"], found["against_all"]) == (None, 0.5)
+
+
 def test_a_pattern_that_does_not_fit_is_skipped_by_name(bench):
     result = bench([OP], patterns=["block:32x1", "block:16x1"], sparsities=[0.5])
     reason = "its weight matrix is only 16x32"
@@ -58,17 +80,17 @@ def test_in_reduced_precision_libraries_of_that_dtype_are_measured_and_the_other
 ):
     isa = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni")
     monkeypatch.setattr(module, "detect", lambda threads, dtype: replace(detect(threads, dtype=dtype), isa=isa))
-    monkeypatch.setattr("pruneaug.profiler.lowp_peers.installed", lambda form: ("torch",))
+    monkeypatch.setattr("pruneaug.profiler.runtimes.find_spec", lambda package: None)
     strided = Conv2dOp(1, 8, 16, 9, 9, (3, 3), (2, 2), (1, 1, 1, 1))
-    result = bench([OP, strided], patterns=["block:8x4"], sparsities=[0.5], dtype=dtype, threads=1)
+    against = ["torch", "openvino"]
+    result = bench([OP, strided], patterns=["block:8x4"], sparsities=[0.5], dtype=dtype, threads=1, against=against)
     assert result["skipped"] == [{"op": strided.key, "pattern": "all", "reason": "its stride is 2x2"}]
     assert [(row["library"], row["pattern"], row["dtype"]) for row in result["kernels"]] == [
         ("tvm", "dense", dtype), ("torch", "dense", dtype), ("tvm", "block:8x4", dtype),
     ]  # fmt: skip
     assert f"-1t-{dtype}-" in result["platform"]
     missing = [warning for warning in result["warnings"] if "is not compared" in warning]
-    assert "openvino is not compared: it is not installed; pip install 'pruneaug[peers]'" in missing
-    assert len(missing) == (1 if dtype == "bfloat16" else 2)
+    assert missing == ["openvino is not compared: openvino not installed; pip install 'pruneaug[peers]'"]
 
 
 def test_a_cpu_without_the_instructions_says_so(bench, monkeypatch):
@@ -84,6 +106,7 @@ def test_a_cpu_without_the_instructions_says_so(bench, monkeypatch):
         ({"ops": ["linear-128"]}, "an op must read like 'linear-t128-i768-o768'"),
         ({"patterns": ["dense"]}, "dense is measured in any case"),
         ({"patterns": ["block:0x1"]}, "a pattern must be 'block:ROWSxCOLS'"),
+        ({"against": ["torch", "openvno"]}, "libraries of torch, onnxruntime, openvino for float32, but got openvno"),
         ({"dtype": "int4"}, "`dtype` must be one of float32, bfloat16, int8, but got 'int4'; did you mean 'int8'"),
         ({"sparsities": [0.5, 1.0]}, r"a sparsity must lie in \[0, 1\), but got 1"),
     ],

@@ -86,6 +86,15 @@ def test_an_absent_runtime_is_skipped_and_said(computed, monkeypatch):
     assert set(json.loads(succeed(*words, "--json"))["skipped"]) == {"openvino"}
 
 
+def test_a_library_of_kernels_that_is_absent_is_said_and_the_others_are_measured(computed_kernels, monkeypatch):
+    monkeypatch.setattr("pruneaug.profiler.runtimes.find_spec", lambda package: None if package == "onnx" else package)
+    words = ("kernels", "--op", OP, "--against", "torch,onnxruntime,openvino")
+    assert "warning: onnxruntime is not compared: onnx not installed; pip install" in succeed(*words)
+    result = json.loads(succeed(*words, "--json"))
+    dense = [row["library"] for row in result["kernels"] if row["pattern"] == "dense"]
+    assert dense == ["tvm", "torch", "openvino"]
+
+
 @pytest.mark.parametrize("first", [(), ("network",), ("--against", "torch", "--json")])
 def test_bench_of_a_checkpoint_needs_no_second_word(toy_at, first):
     checkpoint = toy_at("exported") / "run" / "checkpoint"
@@ -116,6 +125,10 @@ def test_what_a_checkpoint_has_of_its_own_is_no_option(toy_at):
         ("kernels --op linear", "an op must read like"),
         ("kernels --op linear-t1-i8-o8 --sparsity 0.5,much", "--sparsity must be numbers with commas, but got 'much'"),
         ("kernels --op linear-t8-i8-o8 --dtype half", "`dtype` must be one of float32, bfloat16, int8, but got 'half'"),
+        (
+            "kernels --op linear-t8-i8-o8 --against mkl",
+            "must name libraries of torch, onnxruntime, openvino for float32",
+        ),
         ("kernels --network resnet5", "did you mean 'resnet50'"),
     ],
 )
@@ -134,6 +147,7 @@ def test_kernels_are_measured_by_op_and_by_network(computed_kernels):
     assert OP in out
     assert "1 thread, peak 100 GFLOP/s" in out
     assert f"skipped: {OP} block:32x1: its weight matrix is only 16x32" in out
+    assert "block:8x1 is faster than the fastest library from 50% sparsity, than every dense kernel from 50%" in out
     result = json.loads(succeed("kernels", "--network", "digits_cnn", "--op", OP, "--batch", 2, "--json"))
     ops = list(dict.fromkeys(row["op"] for row in result["kernels"]))
     assert ops[0] == OP

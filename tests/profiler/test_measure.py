@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from pruneaug.kernels.variants import parse_variant
 from pruneaug.network.ops import Conv2dOp, LinearOp
 from pruneaug.platforms import detect
-from pruneaug.profiler import measure
+from pruneaug.profiler import precisions
+from pruneaug.profiler.measure import Measurer
+from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.plan import Cell, cell_of, wanted
 from pruneaug.sparsity.masks import mask_sparsity
+from pruneaug.sparsity.patterns import parse_pattern
 
 OPS = [
     LinearOp(17, 24, 40),
@@ -33,7 +36,7 @@ def _threads_as_before():
 
 @pytest.fixture
 def measurer():
-    return measure.Measurer(detect(threads=2), budget_s=0.0)
+    return Measurer(detect(threads=2), budget_s=0.0)
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.key)
@@ -71,36 +74,36 @@ def spoil_one_value(y):
 @pytest.mark.parametrize("op", [LINEAR, OPS[2]], ids=lambda op: op.key)
 @pytest.mark.parametrize("spoil", [add_a_little, forget_the_last_row, spoil_one_value])
 def test_a_kernel_that_computes_something_else_becomes_an_error_record(measurer, monkeypatch, op, spoil):
-    class Wrong(measure.LayerKernel):
+    class Wrong(precisions.LayerKernel):
         def result(self):
             return spoil(super().result().clone())
 
-    monkeypatch.setattr(measure, "LayerKernel", Wrong)
+    monkeypatch.setattr(precisions, "LayerKernel", Wrong)
     cells = [Cell(op, "dense", 0.0, "torch"), Cell(op, "block:4x1", 0.5), Cell(op, "dense", 0.0)]
     torchs, sparse, dense = measurer.measure(op, cells)
     assert torchs.error is None
     for record in (sparse, dense):
         assert record.error.startswith(
-            "MeasurementError: a kernel's relative error must be at most 0.0001, but variant h"
+            "MeasurementError: a relative error in float32 must be at most 0.0001, but variant h"
         )
         assert math.isnan(record.latency_us)
 
 
 def test_a_kernel_that_raises_becomes_an_error_record_and_the_next_cell_is_measured(measurer, monkeypatch):
-    working = measure.LayerKernel
+    working = precisions.LayerKernel
 
     def fail_once(*args, **kwargs):
-        monkeypatch.setattr(measure, "LayerKernel", working)
+        monkeypatch.setattr(precisions, "LayerKernel", working)
         raise RuntimeError("told to fail")
 
-    monkeypatch.setattr(measure, "LayerKernel", fail_once)
+    monkeypatch.setattr(precisions, "LayerKernel", fail_once)
     first, second = measurer.measure(LINEAR, [Cell(LINEAR, "block:4x1", 0.5), Cell(LINEAR, "block:4x1", 0.9)])
     assert (first.error, second.error) == ("RuntimeError: told to fail", None)
 
 
 def test_pytorch_measures_dense_layers_only(measurer):
     (record,) = measurer.measure(LINEAR, [Cell(LINEAR, "block:4x1", 0.5, "torch")])
-    assert record.error == "MeasurementError: PyTorch measures dense layers only, but got pattern block:4x1"
+    assert record.error == "MeasurementError: torch measures dense layers only, but got pattern block:4x1"
 
 
 def test_a_pattern_that_is_none_becomes_an_error_record(measurer):
@@ -115,8 +118,8 @@ def test_what_runs_between_two_records_is_not_in_inference_mode(measurer):
 
 @given(st.floats(0, 1), st.sampled_from(["block:1x1", "block:8x1", "block:3x5"]), st.integers(0, 9))
 def test_a_mask_has_the_asked_sparsity_within_one_block(sparsity, pattern, seed):
-    block = measure.parse_pattern(pattern)
-    mask = measure._OpBench(LINEAR, None).mask(block, sparsity, seed)
+    block = parse_pattern(pattern)
+    mask = OpData(LINEAR).mask(block, sparsity, seed)
     blocks = math.prod(block.grid(LINEAR.matrix_shape))
     edge = 0.1 if pattern == "block:3x5" else 0.0  # the narrower last blocks count for less
     assert abs(mask_sparsity(mask) - sparsity) <= 1 / blocks + edge + 1e-9

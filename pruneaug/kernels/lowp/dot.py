@@ -39,27 +39,6 @@ define <{n} x i32> @round_bfloat16_{n}(<{n} x float> %even, <{n} x float> %odd) 
 """
 
 
-class Sums:
-    """height x vectors accumulators of `lanes` values of a dtype, as `sums[row, vector]`, in registers.
-
-    Made inside a task of a kernel that is being built; reading one gives an expression, writing one emits a statement.
-    """
-
-    def __init__(self, height: int, vectors: int, lanes: int, dtype: str) -> None:
-        self._run = T.ramp(0, 1, lanes)
-        self._buffers = {
-            (row, vector): T.sblock_alloc_buffer((lanes,), dtype, scope="global")
-            for row in range(height)
-            for vector in range(vectors)
-        }
-
-    def __getitem__(self, at: tuple[int, int]) -> Any:
-        return self._buffers[at][self._run]
-
-    def __setitem__(self, at: tuple[int, int], value: Any) -> None:
-        T.buffer_store(self._buffers[at], value, [self._run])
-
-
 def instructions(lanes: int) -> Any:
     """The frame in which a kernel's body may use the CPU's instructions for words."""
     zipped = ", ".join(f"i32 {i}, i32 {i + lanes}" for i in range(lanes))
@@ -67,7 +46,7 @@ def instructions(lanes: int) -> Any:
     return T.attr(0, "pragma_import_llvm", code)
 
 
-def dot(form: Format, sums: Any, x: Any, w: Any, lanes: int, native: bool) -> Any:
+def dot(form: Format, sums: Any, w: Any, x: Any, lanes: int, native: bool) -> Any:
     """sums + the products of the values of the words x and w, lane by lane; int8: x is unsigned, w signed."""
     if native:
         return T.call_pure_extern(f"{form.accumulator}x{lanes}", f"dot_{form.name}_{lanes}", sums, x, w)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from pruneaug.errors import CompileError
 from pruneaug.kernels.build import Builder, CpuTarget, memory
 from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.layers import BoundCalls, Buffers
 from pruneaug.kernels.lowp.dot import UINT8_BASE
 from pruneaug.kernels.lowp.formats import (
     BFLOAT16,
@@ -22,13 +23,24 @@ from pruneaug.kernels.lowp.formats import (
     values_of,
     words,
 )
-from pruneaug.kernels.lowp.packing import PackedWords, pack_words, word_offsets
-from pruneaug.kernels.lowp.planes import layer_planes, view
+from pruneaug.kernels.lowp.packing import PackedWords, pack_words
+from pruneaug.kernels.lowp.planes import layer_planes
 from pruneaug.kernels.lowp.spmm import word_spmm
-from pruneaug.kernels.planes import Planes
-from pruneaug.kernels.products import NO_CLAMP, Clamp, Weights, runs
+from pruneaug.kernels.planes import Planes, inside, view
+from pruneaug.kernels.products import (
+    NO_CLAMP,
+    Clamp,
+    Weights,
+    balanced_splits,
+    channel_offsets,
+    checked_offsets,
+    padded,
+    phase_offsets,
+    runs,
+    sizes_of,
+)
 from pruneaug.kernels.variants import Variant, candidates
-from pruneaug.network.ops import LinearOp, Op
+from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _IDENTITY = Affine(1.0, 0)
 _TILE_COLUMNS = 4  # columns of a row group that take as long as storing its tile
@@ -70,11 +82,8 @@ class Precision:
         return dequantize(values_of(word, torch.uint8, channels), self.y)
 
 
-class LowpLayer:
-    """One op with its weights, bound to a kernel: calls on activations in planes of words.
-
-    It owns its buffer: one thread at a time.
-    """
+class LowpLayer(BoundCalls):
+    """One op with its weights, bound to a kernel: calls on activations in planes of words."""
 
     def __init__(
         self,
@@ -84,14 +93,15 @@ class LowpLayer:
         builder: Builder,
         precision: Precision,
         clamp: Clamp = NO_CLAMP,
+        *,
+        cold_bytes: int = 0,
+        buffers: Buffers | None = None,
     ) -> None:
         """Raises CompileError for an op that these kernels do not compute, or a height that makes no whole words."""
         self._op, self._precision = op, precision
         self._x, self._y = layer_planes(op, precision.form.per_word, precision.y_per_word, builder.target.lanes)
         call = layer_call(op, self._x, self._y, weights, variant, builder.target.lanes, precision, clamp)
-        self._kernel = builder.bound(call)
-        self.output = torch.empty(call.size, dtype=torch.int32 if precision.rounded else torch.float32)
-        self._memory = memory(self.output)
+        super().__init__([call], builder, cold_bytes, buffers, torch.int32 if precision.rounded else torch.float32)
 
     def prepare(self, x: torch.Tensor) -> Any:
         """The input float32 [tokens, in_features] or [batch, channels, height, width] as planes of words."""
@@ -99,10 +109,6 @@ class LowpLayer:
         flat = torch.full((self._x.size,), self._precision.border(self._precision.x), dtype=torch.int32)
         view(flat, self._x).copy_(self._precision.store(images).permute(0, 3, 1, 2))
         return memory(flat)
-
-    def __call__(self, x: Any) -> None:
-        """Compute from `prepare`'s memory."""
-        self._kernel(x, self._memory)
 
     def result(self) -> torch.Tensor:
         """What the last call computed: float64 [tokens, out_features] or [batch, channels, height, width]."""
@@ -133,12 +139,13 @@ def layer_call(
     # The bias of words of int8 is a number of steps of the sums, which have 32 bits.
     least_scale = bias.double().abs() / (2**30 * precision.x.scale)
     packed = pack_words(op, weights, variant.height, form, least_scale)
+    if isinstance(op, Conv2dOp):
+        offsets = phase_offsets(replace(op, in_channels=x.channels), x, y)  # a word is a channel of x
+    else:
+        offsets = channel_offsets(x)
+    read = checked_offsets(offsets[packed.columns])
     rows = variant.height * (len(packed.indptr) - 1)
-    images, positions = runs(y, lanes)
-    sizes = [
-        images, positions, x.image_stride, y.image_stride, y.channel_stride, y.lead, variant.splits,
-        precision.border(precision.y),
-    ]  # fmt: skip
+    _, positions = runs(y, lanes)
     function = word_spmm(
         form,
         variant.height,
@@ -151,13 +158,13 @@ def layer_call(
     )
     constants = (
         packed.words,
-        word_offsets(op, x, packed.columns),
+        read if read.size else np.zeros(1, np.int32),
         packed.indptr,
         *_epilogue(packed, bias, rows, precision),
-        _splits(packed.indptr, variant.splits),
+        balanced_splits(packed.indptr, variant.splits, _TILE_COLUMNS),
         np.asarray(_bounds(clamp, precision), np.float32),
-        np.asarray(sizes, np.int32),
-        _inside(y, positions),
+        np.array([*sizes_of(x, y, lanes, variant.splits), precision.border(precision.y)], np.int32),
+        inside(y, positions).astype(np.int32),
     )
     name = f"{form.name} {'product' if isinstance(op, LinearOp) else 'convolution'}"
     size = rows // precision.y_per_word * y.channel_stride
@@ -191,13 +198,13 @@ def _epilogue(
     """start, scale and shift of the kernel, of every row and of those that fill up the last group."""
     if precision.form is BFLOAT16:
         none = np.zeros(1, np.float32)
-        return _padded(bias, rows, np.float32), none, none
+        return padded(bias, rows, np.float32), none, none
     scale, start, shift = packed.scale * precision.x.scale, -precision.x.zero_point * packed.total, bias.double()
     if precision.rounded:
         start = start + (shift / scale).round().long()
         shift = torch.full_like(shift, UINT8_BASE + precision.y.zero_point)
         scale = scale / precision.y.scale
-    return _padded(start, rows, np.int32), _padded(scale, rows, np.float32), _padded(shift, rows, np.float32)
+    return padded(start, rows, np.int32), padded(scale, rows, np.float32), padded(shift, rows, np.float32)
 
 
 def _bounds(clamp: Clamp, precision: Precision) -> tuple[float, float]:
@@ -206,23 +213,3 @@ def _bounds(clamp: Clamp, precision: Precision) -> tuple[float, float]:
         return clamp
     low, high = (min(max(value / precision.y.scale + precision.y.zero_point, 0.0), 255.0) for value in clamp)
     return UINT8_BASE + round(low), UINT8_BASE + round(high)
-
-
-def _padded(values: torch.Tensor, rows: int, dtype: Any) -> npt.NDArray[Any]:
-    padded = np.zeros(rows, dtype)
-    padded[: len(values)] = values.numpy()
-    return padded
-
-
-def _splits(indptr: npt.NDArray[np.int32], splits: int) -> npt.NDArray[np.int32]:
-    """Row groups at which `splits` tasks of about equal work begin, and the end: int32 [splits + 1]."""
-    work = indptr.astype(np.int64) + _TILE_COLUMNS * np.arange(len(indptr))
-    bounds = np.searchsorted(work, np.arange(splits + 1) * work[-1] / splits)
-    bounds[0], bounds[-1] = 0, len(indptr) - 1
-    return np.ascontiguousarray(np.maximum.accumulate(bounds).astype(np.int32))
-
-
-def _inside(planes: Planes, positions: int) -> npt.NDArray[np.int32]:
-    """1 at the positions that hold values, 0 between rows and behind the last one: int32 [positions]."""
-    index = np.arange(positions)
-    return ((index % planes.pitch < planes.cols) & (index < planes.positions)).astype(np.int32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
 from typing import Any
 
@@ -11,21 +10,19 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.build import Builder
 from pruneaug.kernels.call import KernelCall
-from pruneaug.kernels.lowp.dot import Sums, dot, instructions
+from pruneaug.kernels.lowp.dot import dot, instructions
 from pruneaug.kernels.lowp.formats import Format
+from pruneaug.kernels.peak import fastest_s
+from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.vectors import load, prim_func, store
 
 _MOST_SUMS = 24  # dot products in flight: the latency, 4 to 6 cycles, times 2 a cycle
 _OTHER_REGISTERS = 4
 _STEPS = 100_000
-_BUDGET_S = 1.0
 
 
 def peak_gops(builder: Builder, form: Format) -> float:
-    """1e9 multiplications and additions a second on registers alone, by all threads of the target.
-
-    The fastest of many short runs: what disturbs a run can only make it slower.
-    """
+    """1e9 multiplications and additions a second on registers alone, by all threads of the target."""
     target = builder.target
     sums = min(_MOST_SUMS, target.registers - _OTHER_REGISTERS)
     size = target.threads * sums * target.lanes
@@ -33,13 +30,7 @@ def peak_gops(builder: Builder, form: Format) -> float:
     kernel = builder.bound(call)
     words = torch.zeros(2 * target.lanes, dtype=torch.int32)
     out = torch.empty(size, dtype=getattr(torch, form.accumulator))
-    fastest_s = float("inf")
-    end = time.perf_counter() + _BUDGET_S
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        kernel(words, out)
-        fastest_s = min(fastest_s, time.perf_counter() - start)
-    return 2 * form.per_word * size * _STEPS / fastest_s / 1e9
+    return 2 * form.per_word * size * _STEPS / fastest_s(kernel, words, out) / 1e9
 
 
 @cache
@@ -54,14 +45,14 @@ def dot_products(form: Format, tasks: int, sums: int, lanes: int, steps: int) ->
             T.reads()
             T.writes()
             with instructions(lanes):
-                acc = Sums(1, sums, lanes, form.accumulator)
+                acc = Tile(1, sums, lanes, form.accumulator)
                 left, right = (T.bind(load(x, half * lanes, lanes)) for half in range(2))
                 zero = T.float32(0) if form.accumulator == "float32" else T.int32(0)
                 for vector in range(sums):
                     acc[0, vector] = T.broadcast(zero, lanes)
                 with T.serial(steps):
                     for vector in range(sums):
-                        acc[0, vector] = dot(form, acc[0, vector], left, right, lanes, native=True)
+                        acc[0, vector] = dot(form, acc[0, vector], right, left, lanes, native=True)
                 for vector in range(sums):
                     store(y, (task * sums + vector) * lanes, acc[0, vector], lanes)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from pruneaug.errors import CompileError
 from pruneaug.kernels.layouts import Layouts
 from pruneaug.kernels.planes import Planes, token_planes
@@ -38,13 +36,4 @@ def layer_planes(op: Op, x_per_word: int, y_per_word: int, lanes: int) -> tuple[
     return (
         replace(x, channels=-(-x.channels // x_per_word)),
         replace(y, channels=-(-y.channels // y_per_word)),
-    )
-
-
-def view(flat: torch.Tensor, planes: Planes) -> torch.Tensor:
-    """The values [images, channels, rows, cols] in the flat memory of planes."""
-    return flat.as_strided(
-        (planes.images, planes.channels, planes.rows, planes.cols),
-        (planes.image_stride, planes.channel_stride, planes.pitch, 1),
-        planes.lead,
     )

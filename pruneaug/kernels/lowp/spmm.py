@@ -15,13 +15,15 @@ groups of `height` rows keep the columns, of a word's width, that any of their r
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from tvm.script import tirx as T
 
-from pruneaug.kernels.lowp.dot import Sums, dot, instructions, round_bfloat16, uint8_words
+from pruneaug.kernels.lowp.dot import dot, instructions, round_bfloat16, uint8_words
 from pruneaug.kernels.lowp.formats import BFLOAT16, Format
+from pruneaug.kernels.positions import clear_border, each_row_group, read_runs
+from pruneaug.kernels.tiles import Tile
 from pruneaug.kernels.vectors import clip, load, opaque, prim_func, store
 
 
@@ -46,7 +48,6 @@ def word_spmm(
     With `border` all of an image but its values is the border's word in y, or 0.0. `native` takes the CPU's dot-product
     instructions.
     """
-    tile = vectors * lanes
     per_plane = form.per_word if rounded else 1  # rows in a plane of y
     planes = height // per_plane
     stored = "int32" if rounded else "float32"
@@ -55,38 +56,14 @@ def word_spmm(
         x: Any, weight: Any, offset: Any, indptr: Any, start: Any, scale: Any, shift: Any, split: Any, bounds: Any,
         sizes: Any, inside: Any, y: Any,
     ) -> None:  # fmt: skip
-        images, positions, x_image, y_image, y_channel, lead, splits, zero = (sizes[i] for i in range(8))
+        runs, zero = read_runs(sizes), sizes[7]
 
-        def outside() -> Any:
-            return T.broadcast(zero if rounded else T.float32(0), lanes)
+        outside = zero if rounded else T.float32(0)
 
-        def fill(base: Any, count: Any) -> None:
-            with T.serial(count) as v:
-                store(y, base + v * lanes, outside(), lanes)
+        def add(total: Any, word: Any, values: Any) -> Any:
+            return dot(form, total, word, values, lanes, native)
 
-        def accumulate(sums: Sums, column: Any, source: Any, width: int) -> None:
-            """Rows or vectors, whichever are fewer, stay in registers beside the sums; the others come one by one."""
-
-            def left(row: int) -> Any:
-                return T.bind(T.broadcast(weight[column * height + row], lanes))
-
-            def right(vector: int) -> Any:
-                return T.bind(load(x, source + vector * lanes, lanes))
-
-            if height >= width:
-                values = [right(vector) for vector in range(width)]
-                for row in range(height):
-                    scalar = left(row)
-                    for vector in range(width):
-                        sums[row, vector] = dot(form, sums[row, vector], values[vector], scalar, lanes, native)
-            else:
-                scalars = [left(row) for row in range(height)]
-                for vector in range(width):
-                    value = right(vector)
-                    for row in range(height):
-                        sums[row, vector] = dot(form, sums[row, vector], value, scalars[row], lanes, native)
-
-        def result(sums: Sums, row: int, vector: int, index: Any) -> Any:
+        def result(sums: Tile, row: int, vector: int, index: Any) -> Any:
             value = sums[row, vector]
             if form is not BFLOAT16:
                 value = T.Cast(f"float32x{lanes}", value) * T.broadcast(scale[index], lanes)
@@ -95,15 +72,21 @@ def word_spmm(
 
         def row_group(group: Any, image: Any, position: Any, width: int) -> None:
             """The rows of one group at `width` vectors of positions."""
-            first, stride = opaque(indptr[group]), opaque(y_channel)
-            x_base, y_base = opaque(image * x_image + position), opaque(image * y_image + lead + position)
-            sums = Sums(height, width, lanes, form.accumulator)
+            first, stride = opaque(indptr[group]), opaque(runs.y_channel)
+            x_base = opaque(image * runs.x_image + position)
+            y_base = opaque(image * runs.y_image + runs.lead + position)
+            sums = Tile(height, width, lanes, form.accumulator)
             for row in range(height):
                 for vector in range(width):
                     sums[row, vector] = T.broadcast(start[group * height + row], lanes)
             with T.serial(indptr[group + 1] - first) as c:
                 column = opaque(first + c)
-                accumulate(sums, column, opaque(x_base + offset[column]), width)
+                source = opaque(x_base + offset[column])
+                sums.accumulate(
+                    lambda row: weight[column * height + row],
+                    lambda vector: load(x, source + vector * lanes, lanes),
+                    add,
+                )
             for plane in range(planes):
                 out = opaque((group * planes + plane) * stride + y_base)
                 for vector in range(width):
@@ -117,41 +100,13 @@ def word_spmm(
                         value = uint8_words(values, lanes)
                     if border:
                         kept = load(inside, position + vector * lanes, lanes) != T.broadcast(T.int32(0), lanes)
-                        value = T.Select(kept, value, outside())
+                        value = T.Select(kept, value, T.broadcast(outside, lanes))
                     store(y, out + vector * lanes, value, lanes)
             if border:
-                with T.If(position == 0), T.Then(), T.serial(planes) as plane:
-                    base = opaque((group * planes + plane) * stride + image * y_image)
-                    fill(base, lead // lanes)
-                    # Behind the last image, up to the next channel.
-                    end = T.Select(image == images - 1, stride - image * y_image, y_image)
-                    fill(base + lead + positions, (end - lead - positions) // lanes)
+                clear_border(y, runs, group * planes, planes, stride, image, position, lanes, outside)
 
-        def row_groups(part: Any, image: Any, position: Any, width: int) -> None:
-            with T.serial(split[part + 1] - split[part]) as g, T.sblock("group"):
-                T.reads()
-                T.writes()
-                row_group(opaque(split[part] + g), image, position, width)
-
-        # Parts are the outermost: where they are as many as threads, each has its own weights, and as much to do.
-        whole = positions // tile
-        tiles = whole + (1 if tail else 0)
-        with T.parallel(splits * images * tiles) as task, T.sblock("task"):
-            T.reads()
-            T.writes()
-            part = opaque(task // (images * tiles))
-            image = opaque(task // tiles % images)
-            index = opaque(task % tiles)
-            position = opaque(index * tile)
-            with instructions(lanes) if native else nullcontext():
-                if not tail:
-                    row_groups(part, image, position, vectors)
-                else:
-                    with T.If(index < whole):
-                        with T.Then():
-                            row_groups(part, image, position, vectors)
-                        with T.Else():
-                            row_groups(part, image, position, tail)
+        frame = partial(instructions, lanes) if native else nullcontext
+        each_row_group(runs, split, vectors, tail, lanes, row_group, frame)
 
     arrays = ["int32"] * 4 + [form.accumulator, "float32", "float32", "int32", "float32", "int32", "int32", stored]
     return prim_func(arrays, body)

@@ -1,0 +1,25 @@
+"""How many copies of a layer's weights take turns while it is timed.
+
+In a network other layers have driven a layer's weights from the caches that are smaller than that.
+"""
+
+from __future__ import annotations
+
+_COLD_BYTES, _CACHE_BYTES = 2 << 20, 64 << 20  # more than the caches of one core, than those of all
+_LARGE_WEIGHTS = 1 << 20  # bytes; layers this large come in networks that no cache holds
+_MOST_COPIES = 64
+
+
+def cold_bytes(weight_bytes: int) -> int:
+    """How much memory the copies of weights of this size take together, until each is as far away as in a network."""
+    return _CACHE_BYTES if weight_bytes >= _LARGE_WEIGHTS else _COLD_BYTES
+
+
+def copies(memory_bytes: int, size: int) -> int:
+    """How many copies of `size` bytes take about so much memory; at least one, and not too many."""
+    return max(1, min(_MOST_COPIES, memory_bytes // max(1, size)))
+
+
+def cold_copies(weight_bytes: int) -> int:
+    """How many copies weights of this size have."""
+    return copies(cold_bytes(weight_bytes), weight_bytes)

@@ -1,0 +1,57 @@
+"""The numbers that one op is measured with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from pruneaug.network.ops import LinearOp, Op
+from pruneaug.profiler.masks import keep_largest, synthetic_scores
+from pruneaug.profiler.reference import Reference
+from pruneaug.sparsity.masks import expand_blocks
+from pruneaug.sparsity.matrix import weight_from_matrix
+from pruneaug.sparsity.patterns import Block
+
+
+class OpData:
+    """The input, the weights, the masks and the reference of one op, float32 whatever computes it.
+
+    `matrix` is [N, K], `bias` [N], `x` [tokens, in_features] or [batch, channels, height, width].
+    """
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
+        generator = torch.Generator().manual_seed(0)
+        self.matrix = torch.randn(op.matrix_shape, generator=generator)
+        self.bias = torch.randn(op.matrix_shape[0], generator=generator)
+        size = (
+            (op.tokens, op.in_features) if isinstance(op, LinearOp) else (op.batch, op.in_channels, op.height, op.width)
+        )
+        self.x = torch.randn(size, generator=generator)
+        self._reference = Reference(op, self.x, generator)
+        self._scores: dict[tuple[Block, int], torch.Tensor] = {}
+
+    def mask(self, block: Block | None, sparsity: float, seed: int) -> torch.Tensor:
+        """A bool mask [N, K] of the pattern, from the same scores for every sparsity."""
+        shape = self.op.matrix_shape
+        if block is None:
+            return torch.ones(shape, dtype=torch.bool)
+        if (block, seed) not in self._scores:
+            if any(cached != block for cached, _ in self._scores):
+                self._scores.clear()  # cells come grouped by pattern: one pattern's scores are enough to keep
+            self._scores[block, seed] = synthetic_scores(shape, block, torch.Generator().manual_seed(seed))
+        return expand_blocks(keep_largest(self._scores[block, seed], sparsity), block, shape)
+
+    def output(self, mask: torch.Tensor) -> torch.Tensor:
+        """The op's output under a mask, as PyTorch computes it."""
+        op, matrix = self.op, self.matrix * mask
+        if isinstance(op, LinearOp):
+            return F.linear(self.x, matrix, self.bias)
+        weight = weight_from_matrix(matrix, (op.out_channels, op.in_channels // op.groups, *op.kernel))
+        top, left, bottom, right = op.padding
+        padded = F.pad(self.x, (left, right, top, bottom))
+        return F.conv2d(padded, weight, self.bias, op.stride, 0, op.dilation, op.groups)
+
+    def relative_error(self, result: torch.Tensor, mask: torch.Tensor) -> float:
+        """Of a result under a mask, against float64 (see `Reference`)."""
+        return self._reference.relative_error(result, self.matrix * mask, self.bias)
