@@ -1,5 +1,6 @@
 """Settings of all tests: no timing decides one. And a toy job that was profiled and searched, once a session."""
 
+import os
 import shutil
 import signal
 
@@ -8,6 +9,10 @@ from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+# Tests run in several processes: threads that wait for work must not keep the others from theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
 
 # A shell that runs the tests in the background leaves Ctrl-C ignored, which processes that a test starts would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)

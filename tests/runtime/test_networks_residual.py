@@ -12,6 +12,10 @@ A, B, IN, SQUARE = (partial(conv, *sizes) for sizes in ((3, 8), (3, 8, 1), (3, 3
 HALVED = partial(conv, 3, 8, stride=2)
 
 
+def halves(m, x):
+    return F.relu(m["a"](x) + m["b"](x))
+
+
 def ready_later(m, x):
     """The first convolution's partner is computed after it."""
     y = m["a"](x)
@@ -53,7 +57,8 @@ SUMS = {
     "clamp, then activation": (lambda m, x: F.silu(F.relu(m["a"](x))), {"a": A}, "C~"),
     "activation, then sum": (lambda m, x: F.hardswish(m["a"](x)) + x, {"a": IN}, "C+"),
     "numbers": (lambda m, x: F.relu(m["a"](x) + 1.5) * 2 / 3 - 1, {"a": IN}, "C+|*/-"),
-    "stride": (lambda m, x: F.relu(m["a"](x) + m["b"](x)), {"a": HALVED, "b": lambda: conv(3, 8, 1, stride=2)}, "CcC"),
+    "stride": (halves, {"a": HALVED, "b": lambda: conv(3, 8, 1, stride=2)}, "CC"),
+    "stride that is copied": (halves, {"a": lambda: conv(3, 6, stride=2), "b": lambda: conv(3, 6, 1, stride=2)}, "CcC"),
 }  # fmt: skip
 LETTERS = {
     "convolution": "C", "copy": "c", "add": "+", "sub": "-", "mul": "*", "div": "/", "silu": "~",
