@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tvm.script import tirx as T
 
-from pruneaug.kernels.build import Builder, Kernel
+from pruneaug.kernels.build import Builder, CpuTarget, Kernel
 from pruneaug.kernels.call import KernelCall
 
 _MOST_ACCUMULATORS = 24  # multiply-adds in flight: the latency, 4 or 5 cycles, times 2 or 4 a cycle
@@ -22,14 +22,16 @@ _BUDGET_S = 1.0
 
 def peak_gflops(builder: Builder) -> float:
     """GFLOP/s of float32 multiply-adds (two operations each) on registers alone, by all threads of the target."""
-    target = builder.target
+    call, factors = peak_call(builder.target, _STEPS)
+    return 2 * call.size * _STEPS / fastest_s(builder.bound(call), factors, torch.empty(call.size)) / 1e9
+
+
+def peak_call(target: CpuTarget, steps: int) -> tuple[KernelCall, torch.Tensor]:
+    """The call whose every output value is `steps` multiply-adds, by all threads of the target, and its input."""
     accumulators = min(_MOST_ACCUMULATORS, target.registers - _OTHER_REGISTERS)
     size = target.threads * accumulators * target.lanes
-    call = KernelCall("peak", multiply_adds(target.threads, accumulators, target.lanes, _STEPS), (), size)
-    kernel = builder.bound(call)
     factors = torch.tensor([0.5, 1.0]).repeat_interleave(target.lanes)  # the sums tend to 2: no denormals
-    out = torch.empty(size)
-    return 2 * size * _STEPS / fastest_s(kernel, factors, out) / 1e9
+    return KernelCall("peak", multiply_adds(target.threads, accumulators, target.lanes, steps), (), size), factors
 
 
 def fastest_s(kernel: Kernel, x: torch.Tensor, y: torch.Tensor) -> float:

@@ -17,6 +17,7 @@ from pruneaug.errors import MeasurementError
 from pruneaug.kernels.build import Builder, CpuTarget, memory
 from pruneaug.kernels.call import KernelCall
 from pruneaug.kernels.layers import Buffers
+from pruneaug.kernels.peak import peak_call
 from pruneaug.kernels.variants import Variant
 from pruneaug.kernels.vectors import prim_func
 from pruneaug.latency.records import LatencyRecord, error_record
@@ -27,10 +28,11 @@ from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import PEERS
 from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.precisions import kernels_for
-from pruneaug.profiler.timing import interleaved_us
+from pruneaug.profiler.timing import Probe, interleaved_us
 from pruneaug.sparsity.patterns import Block, parse_pattern
 
 _MOST_VARIANTS = 3
+_PROBE_STEPS = 10_000
 _ARGUMENTS = 11  # of a kernel's call
 _LARGE_MATRIX = 200_000  # weights; masks of larger ones vary less than times do
 
@@ -66,6 +68,7 @@ class Measurer:
         builder = Builder(CpuTarget(**platform.kernel_target()))
         self._kernels = kernels_for(platform, builder)
         self._call_us = _python_call_us(builder)
+        self._probe = _probe(builder)
 
     def measure(self, op: Op, cells: Sequence[Cell]) -> Iterator[LatencyRecord]:
         """One record for each cell, in order, as soon as it is measured; a cell that fails yields its error."""
@@ -100,7 +103,9 @@ class Measurer:
                 errors.append(self._checked(data.relative_error(kernel.result(), mask), cell, f"variant {variant}"))
                 calls.append(partial(kernel, bench.x))
                 launches.append(kernel.launches)
-        times = np.stack(interleaved_us(calls, budget_s=self._budget_s)).reshape(len(seeds), len(variants), -1)
+        times = np.stack(interleaved_us(calls, budget_s=self._budget_s, probe=self._probe)).reshape(
+            len(seeds), len(variants), -1
+        )
         # The first half of the runs chooses the variant, the second half times it: a lucky reading earns nothing.
         half = times.shape[-1] // 2
         best = int(np.median(times[:, :, :half], axis=2).mean(axis=0).argmin())
@@ -118,7 +123,7 @@ class Measurer:
         call = peer.make(self._kernels.dense(data, self._platform.threads))
         mask = data.mask(None, 0.0, 0)
         error = self._checked(data.relative_error(call.read(call.run()), mask), cell, cell.library)
-        return interleaved_us([call.run], budget_s=self._budget_s)[0] / call.layers, error
+        return interleaved_us([call.run], budget_s=self._budget_s, probe=self._probe)[0] / call.layers, error
 
     def _variants(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:
         """What is measured: the likeliest, and later the fastest at the pattern's last sparsity beside the first."""
@@ -157,6 +162,16 @@ def _python_call_us(builder: Builder) -> float:
     )
     x, y = memory(torch.zeros(1)), memory(torch.zeros(1))
     return float(np.median(interleaved_us([lambda: kernel(x, y)], budget_s=0.02)[0]))
+
+
+def _probe(builder: Builder) -> Probe:
+    """Multiply-adds in registers, by all threads, for some 30 microseconds."""
+    call, factors = peak_call(builder.target, _PROBE_STEPS)
+    kernel, x, y = builder.bound(call), memory(factors), memory(torch.empty(call.size))
+    probe = Probe(lambda: kernel(x, y))
+    for _ in range(200):
+        probe.run()
+    return probe
 
 
 def _now() -> str:

@@ -48,3 +48,44 @@ def test_a_call_shorter_than_the_clock_can_tell_is_repeated_within_one_reading(c
 def test_a_call_that_takes_no_time_at_all_is_timed_too(clock):
     (times,) = timing.interleaved_us([clock.call("a", 0.0)], budget_s=0.0)
     assert times == pytest.approx([0.0] * 8)
+
+
+class Disturbed:
+    """A probe, and a call, that take twice as long in rounds of these numbers."""
+
+    def __init__(self, clock, rounds):
+        self.clock, self.rounds, self.calls = clock, rounds, -2  # two calls come before the first round
+
+    def factor(self):
+        return 2 if self.calls in self.rounds else 1
+
+    def call(self):
+        self.clock.now_s += 1e-3 * self.factor()
+        self.calls += 1
+
+    def probe(self):
+        self.clock.now_s += 30e-6 * self.factor()
+
+
+def test_rounds_in_which_the_probe_was_slow_are_left_out(clock):
+    disturbed = Disturbed(clock, {2, 3, 5})
+    (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=timing.Probe(disturbed.probe))
+    assert times == pytest.approx([1000.0] * 8)
+    assert disturbed.calls == 8 + 5  # the round before a slow probe is left out too
+
+
+def test_where_all_is_disturbed_patience_ends(clock):
+    disturbed = Disturbed(clock, set(range(1000)))
+    probe = timing.Probe(disturbed.probe)
+    probe.fastest_s = 30e-6
+    (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=probe)
+    assert times == pytest.approx([2000.0] * 8)
+    assert disturbed.calls == 6 * 8
+
+
+def test_the_least_disturbed_rounds_are_taken_where_too_few_are_quiet(clock):
+    disturbed = Disturbed(clock, set(range(3, 1000)))
+    (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=timing.Probe(disturbed.probe))
+    assert len(times) == 8
+    assert times[:2] == pytest.approx([1000.0] * 2)
+    assert disturbed.calls == 6 * 8
