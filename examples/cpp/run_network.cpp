@@ -43,7 +43,7 @@ ffi::Tensor MakeInput(const std::string& description) {
   size_t space = description.find(' ');
   DLDataType dtype = ffi::StringToDLDataType(description.substr(0, space));
   std::vector<int64_t> shape;
-  for (const char* at = description.c_str() + space; *at != '\0';) {
+  for (const char* at = description.c_str() + space; *at != '\0' && *at != ']';) {
     if (*at >= '0' && *at <= '9') {
       shape.push_back(std::strtoll(at, const_cast<char**>(&at), 10));
     } else {

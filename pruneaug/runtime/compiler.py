@@ -141,5 +141,4 @@ def _check_layers(
 def _fits(call: LayerCall, op: Op) -> bool:
     if isinstance(op, LinearOp):
         return call.shape[-1:] == (op.in_features,) and math.prod(call.shape) == op.tokens * op.in_features
-    image = (op.in_channels, op.height, op.width)
-    return call.shape == (op.batch, *image) or (op.batch == 1 and call.shape == image)
+    return call.shape == (op.batch, op.in_channels, op.height, op.width)

@@ -127,20 +127,27 @@ def _divide_rounded(a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     return torch.floor_divide(a.abs(), b.abs()) * torch.sign(a) * torch.sign(b)
 
 
-def _clamp(x: Tensor, low: Any = None, high: Any = None) -> Any:
-    if x.is_floating_point():
-        return NotImplemented
-    if low is not None:
-        x = torch.maximum(x, torch.full((), low, dtype=torch.result_type(x, low)))
-    if high is not None:
-        x = torch.minimum(x, torch.full((), high, dtype=torch.result_type(x, high)))
+def _clamp(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
+    """NaN stays NaN: of two values one of which is NaN, the larger and the smaller one are the second for TVM."""
+    for bound, limit in ((low, torch.maximum), (high, torch.minimum)):
+        if isinstance(bound, Tensor):
+            x = limit(bound, x)
+        elif bound is not None:
+            x = limit(torch.full((), bound, dtype=torch.result_type(x, bound)), x)
     return x
 
 
-def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Any:
-    if scale == 1 and input_scale == 1:
-        return NotImplemented
+def _hardtanh(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    return _clamp(x, low, high)
+
+
+def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Tensor:
     return torch.where(x > 0, x, (torch.exp(x * input_scale) - 1) * alpha) * scale
+
+
+def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    distance = torch.abs(a - b).masked_fill(a == b, 0.0)  # infinities have none
+    return torch.maximum(a, b) + torch.log1p(torch.exp(-distance))
 
 
 def _cumsum(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
@@ -232,6 +239,9 @@ _OWN: dict[Any, Decomposition] = {
     _aten.sub.Tensor: _sum_of(_aten.sub.Tensor, -1),
     _aten.div.Tensor_mode: _divide_rounded,
     _aten.clamp.default: _clamp,
+    _aten.clamp.Tensor: _clamp,
+    _aten.relu.default: lambda x: _clamp(x, 0),
+    _aten.hardtanh.default: _hardtanh,
     _aten.elu.default: _elu,
     _aten.cumsum.default: _cumsum,
     _aten.cat.default: _cat,
@@ -255,7 +265,7 @@ _OWN: dict[Any, Decomposition] = {
     ),
     _aten.sort.stable: lambda x, *, stable, dim=-1, descending=False: torch.sort(x, dim, descending),
     _aten.isfinite.default: lambda x: torch.abs(x) < float("inf"),
-    _aten.logaddexp.default: lambda a, b: torch.maximum(a, b) + torch.log1p(torch.exp(-torch.abs(a - b))),
+    _aten.logaddexp.default: _logaddexp,
     _aten.__lshift__.Scalar: lambda x, bits: x * 2**bits,
     _aten.__rshift__.Scalar: lambda x, bits: torch.floor_divide(x, 2**bits),
     _aten.erfc.default: lambda x: 1 - torch.erf(x),

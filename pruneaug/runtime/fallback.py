@@ -16,7 +16,7 @@ from tvm import relax
 
 from pruneaug.errors import CompileError
 from pruneaug.runtime.decompositions import decompositions
-from pruneaug.runtime.graph import constant
+from pruneaug.runtime.graph import constant, tracing
 from pruneaug.runtime.importer import Importer
 from pruneaug.runtime.schedule import fuse
 
@@ -126,7 +126,7 @@ def _loops(region: Region) -> tvm.IRModule:
 def _import(region: Region) -> tvm.IRModule:
     inputs = tuple(torch.zeros(tuple(node.meta["val"].shape), dtype=node.meta["val"].dtype) for node in region.inputs)
     try:
-        with torch.no_grad():
+        with tracing, torch.no_grad():
             program = torch.export.export(region.module, inputs, strict=False).run_decompositions(decompositions())
     except Exception as error:
         reason = str(error).partition("\n")[0]  # torch adds a page of advice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +12,13 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from pruneaug.errors import CompileError
+from pruneaug.errors import CompileError, InputError
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.linear.default, _aten.conv2d.default, _aten.conv2d.padding}
+
+tracing = threading.RLock()
+"""Held while PyTorch exports or decomposes a network: it keeps what it is at in global variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +38,27 @@ class LayerCall:
 def export_program(model: nn.Module, example_inputs: Sequence[Any]) -> ExportedProgram:
     """The operators that `model` runs in eval mode for inputs of these shapes; `model` stays as it is.
 
-    Raises CompileError if torch.export cannot capture the network.
+    Raises InputError for what is no module, CompileError if torch.export cannot capture the network.
     """
-    was_training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            return torch.export.export(model.eval(), tuple(example_inputs), strict=False)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]  # torch adds a page of advice
-        raise CompileError(
-            f"the network must be exportable by torch.export, but {type(model).__name__} is not: {reason}; "
-            "remove data-dependent Python control flow from forward, or compile the part that has none"
-        ) from error
-    finally:
-        for module, training in was_training.items():
-            module.training = training
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a network must be a torch.nn.Module, but got {type(model).__name__}; give the module itself, or write a "
+            "module whose `forward` calls it"
+        )
+    with tracing:
+        was_training = {module: module.training for module in model.modules()}
+        try:
+            with torch.no_grad():
+                return torch.export.export(model.eval(), tuple(example_inputs), strict=False)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]  # torch adds a page of advice
+            raise CompileError(
+                f"the network must be exportable by torch.export, but {type(model).__name__} is not: {reason}; "
+                "remove data-dependent Python control flow from forward, or compile the part that has none"
+            ) from error
+        finally:
+            for module, training in was_training.items():
+                module.training = training
 
 
 def first_names(program: ExportedProgram) -> dict[str, str]:
@@ -69,8 +80,18 @@ def called_layers(program: ExportedProgram) -> set[str]:
 
 
 def program_graph(program: ExportedProgram) -> fx.GraphModule:
-    """The program as a graph of its own that can be changed; weights are shared with the program."""
-    graph = program.module(check_guards=False)
+    """The program as a graph of its own that can be changed; weights are shared with the program.
+
+    Raises CompileError for a module whose name is a word of Python's own.
+    """
+    try:
+        graph = program.module(check_guards=False)
+    except SyntaxError as error:  # the graph is Python code in which modules are attributes
+        names = sorted({part for name in program.state_dict for part in name.split(".") if keyword.iskeyword(part)})
+        raise CompileError(
+            f"the names of modules must be no keywords of Python to be compiled, but got {', '.join(names) or error}; "
+            "rename them"
+        ) from error
     assert isinstance(graph, fx.GraphModule)
     first = first_names(program)
     for call in layer_calls(graph):

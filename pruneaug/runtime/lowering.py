@@ -229,13 +229,20 @@ class Lowering:
         outputs = tuple(Buffer(node.meta["val"].numel(), node.meta["val"].dtype) for node in region.outputs)
         for node, buffer in zip(region.outputs, outputs):
             self.values[node] = Activation(shape_of(node), buffer.dtype, buffer)
-        names = dict.fromkeys(str(node.target).removeprefix("aten.").partition(".")[0] for node in nodes)
+        names = dict.fromkeys(operator_name(node) for node in nodes)
         self.steps.steps.append(RegionStep(region, inputs, outputs, ", ".join(names)))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """The shape of a node's tensor."""
     return tuple(int(size) for size in node.meta["val"].shape)
+
+
+def operator_name(node: fx.Node) -> str:
+    """An operator as a report shows it: "conv2d" of `aten.conv2d.default`; of an item, what gives the tuple."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return operator_name(node.args[0])
+    return str(node.target).removeprefix("aten.").partition(".")[0]
 
 
 def with_channels(planes: Planes, channels: int) -> Planes:

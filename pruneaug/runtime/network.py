@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from pruneaug.errors import CheckpointError, InputError, StorageError
 from pruneaug.files import atomic_file
+from pruneaug.kernels.build import use_threads
 from pruneaug.runtime.emit import METADATA
 from pruneaug.runtime.instrument import operator_times
 from pruneaug.runtime.report import CompileReport, StepTime, step_times
+from pruneaug.runtime.scopes import without_scopes
 from pruneaug.runtime.signature import Signature, describe
 
 _ALIGNMENT = 64  # bytes; vector loads assume that arrays start there
@@ -27,8 +34,14 @@ _ALIGNMENT = 64  # bytes; vector loads assume that arrays start there
 _running = threading.Lock()
 """Held by the network that runs: kernels of all networks share the cores."""
 
-_pool = threading.local()
-"""`threads`: the size of TVM's thread pool of the calling thread, each of which has one of its own."""
+
+def _release() -> None:
+    """In a child process: the thread that held the lock may be one that only the parent has."""
+    global _running
+    _running = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +66,24 @@ class CompiledNetwork:
     networks: each uses all its threads.
     """
 
-    def __init__(self, executable: Any, functions: Mapping[str, CompiledFunction], threads: int) -> None:
+    def __init__(
+        self,
+        executable: Any,
+        functions: Mapping[str, CompiledFunction],
+        threads: int,
+        *,
+        file: BinaryIO | None = None,
+    ) -> None:
+        """`file`, still open, is what it was loaded from."""
         self.threads = threads
         self._executable = executable
+        self._file = file
+        if file is not None:
+            weakref.finalize(self, file.close)
         self._machine = relax.VirtualMachine(executable, tvm.cpu())
         self._functions = {function.signature.inputs: (name, function) for name, function in functions.items()}
         self._calls = {name: self._machine[name] for name in functions}
+        self._borrowed: dict[str, list[int]] = {}  # the results of each function that are copied, once it was called
 
     @property
     def report(self) -> CompileReport:
@@ -77,7 +102,7 @@ class CompiledNetwork:
         as_numpy = bool(arguments) and all(isinstance(argument, np.ndarray) for argument in arguments)
         tensors = [_aligned(argument) for argument in arguments]
         with self._own_cores():
-            results = [_tensor(result) for result in self._calls[name](*tensors)]
+            results = self._results(name, tensors)
         return function.signature.pack([result.numpy() for result in results] if as_numpy else results)
 
     def profile(self, *inputs: Any, repeats: int = 10) -> tuple[StepTime, ...]:
@@ -97,17 +122,42 @@ class CompiledNetwork:
     def save(self, path: str | Path) -> None:
         """Write the network as one shared library that runs without PyTorch, whole or not at all.
 
-        Raises StorageError where it cannot be written, or linked: that takes a C++ compiler, the one in CXX or g++.
+        One that was loaded is copied, whatever has become of its file's name. Raises StorageError where it cannot be
+        written, or linked: that takes a C++ compiler, the one in CXX or g++.
         """
         with atomic_file(path) as part:
+            if self._file is not None:
+                self._file.seek(0)
+                with part.open("wb") as copy:
+                    shutil.copyfileobj(self._file, copy)
+                return
             try:
-                self._executable.export_library(str(part))
+                with without_scopes():
+                    self._executable.export_library(str(part))
             except Exception as error:
                 reason = " ".join(str(error).partition("Command line:")[0].split())
                 raise StorageError(
                     f"cannot link {path}: {reason}; check that a C++ compiler is installed, in CXX or as g++, and that "
                     "the disks of the file and of temporary files have room"
                 ) from error
+
+    def _results(self, name: str, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """What a function returns, each result in memory of its own: a caller may write to it.
+
+        A result may be a constant of the network, an input, or a view of another result. The first call finds them by
+        calling twice: they are what lies where it did, or where another result does.
+        """
+        results = [_tensor(result) for result in self._calls[name](*tensors)]
+        if name not in self._borrowed:
+            places = {_tensor(result).data_ptr() for result in self._calls[name](*tensors)}
+            self._borrowed[name] = []
+            for index, result in enumerate(results):
+                if result.data_ptr() in places:
+                    self._borrowed[name].append(index)
+                places.add(result.data_ptr())
+        for index in self._borrowed[name]:
+            results[index] = results[index].clone()
+        return results
 
     def _function(self, inputs: tuple[Any, ...]) -> tuple[str, CompiledFunction]:
         """The name and description of what computes these inputs. Raises InputError if nothing does."""
@@ -124,9 +174,7 @@ class CompiledNetwork:
     def _own_cores(self) -> Iterator[None]:
         """Inside, no other network runs, and the calling thread has as many threads as the kernels expect."""
         with _running:
-            if getattr(_pool, "threads", None) != self.threads:
-                tvm.get_global_func("runtime.config_threadpool")(1, self.threads)
-                _pool.threads = self.threads
+            use_threads(self.threads)
             yield
 
 
@@ -137,11 +185,15 @@ def load_network(path: str | Path) -> CompiledNetwork:
     """
     path = Path(path)
     try:
-        module = tvm.runtime.load_module(str(path))
-        text = relax.VirtualMachine(module, tvm.cpu())[METADATA]()
-        metadata = json.loads(bytes(text.numpy()))
-        functions = {name: CompiledFunction.from_json(value) for name, value in metadata["functions"].items()}
-        return CompiledNetwork(module, functions, int(metadata["threads"]))
+        with ExitStack() as opened:
+            file = opened.enter_context(path.open("rb"))
+            module = _load_module(path)
+            text = relax.VirtualMachine(module, tvm.cpu())[METADATA]()
+            metadata = json.loads(bytes(text.numpy()))
+            functions = {name: CompiledFunction.from_json(value) for name, value in metadata["functions"].items()}
+            network = CompiledNetwork(module, functions, int(metadata["threads"]), file=file)
+            opened.pop_all()
+            return network
     except Exception as error:
         raise CheckpointError(
             f"{path} must be a network that this version of pruneaug compiled for this machine, but "
@@ -149,12 +201,29 @@ def load_network(path: str | Path) -> CompiledNetwork:
         ) from error
 
 
+def _load_module(path: Path) -> Any:
+    """The module in a file, loaded under a name that is new.
+
+    The system does not open a library again whose name it knows, even if another file has taken its place. And TVM
+    wants the name to end in ".so".
+    """
+    with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, without_scopes():
+        link = Path(folder) / "network.so"
+        link.symlink_to(path.resolve())
+        return tvm_ffi.load_module(link)  # TVM's own function would follow the link
+
+
 def _aligned(value: Any) -> torch.Tensor:
-    """The input as a contiguous tensor in memory that vector loads can read."""
+    """The input as a contiguous tensor in memory that vector loads can read. Raises InputError for one elsewhere."""
     if isinstance(value, np.ndarray):
         # PyTorch takes no negative strides, and warns about memory that it may not write.
         value = torch.from_numpy(np.require(value, requirements=["C", "W"]))
-    tensor: torch.Tensor = value.detach().contiguous()
+    if not value.is_cpu or value.layout is not torch.strided:
+        raise InputError(
+            f"a compiled network takes dense tensors on the CPU, but got a {value.layout} tensor on {value.device}; "
+            "call its method `cpu` or `to_dense`"
+        )
+    tensor: torch.Tensor = value.detach().resolve_neg().contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 

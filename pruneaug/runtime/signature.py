@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+_ARRAYS = (torch.Tensor, np.ndarray)
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """`inputs` describes every leaf of the arguments; `tensors` are those that the compiled function takes.
+    """`inputs` describes every leaf of the arguments; `tensors` are those that the compiled function takes, in turn.
 
     `leaves` are the outputs: None where the compiled function's next result belongs, else a constant in a tuple of one.
     `structure` is PyTorch's tree of the outputs, None for a network loaded without its classes.
@@ -29,19 +32,20 @@ class Signature:
     def of(cls, program: ExportedProgram, graph: fx.GraphModule) -> Signature:
         """The signature of a program whose graph was made from it."""
         arguments, _ = program.example_inputs or ((), {})
-        leaves = pytree.tree_leaves(list(arguments))
+        leaves = _leaves(arguments)
+        place = {leaf[:2]: index for index, leaf in enumerate(sorted(leaves, key=_keys))}
         output = next(node for node in graph.graph.nodes if node.op == "output")
         return cls(
             inputs=describe(arguments),
-            tensors=tuple(index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)),
+            tensors=tuple(place[leaf[:2]] for leaf in leaves if isinstance(leaf[2], torch.Tensor)),
             leaves=tuple(None if isinstance(leaf, fx.Node) else (leaf,) for leaf in pytree.tree_leaves(output.args[0])),
             structure=program.call_spec.out_spec,
         )
 
     def arguments(self, inputs: Sequence[Any]) -> list[Any]:
         """The tensors or arrays that the compiled function takes, of the network's arguments."""
-        leaves = pytree.tree_leaves(list(inputs))
-        return [leaves[index] for index in self.tensors]
+        leaves = sorted(_leaves(inputs), key=_keys)
+        return [leaves[index][2] for index in self.tensors]
 
     def to_json(self) -> dict[str, Any]:
         structure: str | None = None
@@ -78,11 +82,28 @@ class Signature:
 
 
 def describe(inputs: Sequence[Any]) -> tuple[str, ...]:
-    """What a compiled network depends on in its inputs: shapes, dtypes, and values of what is no tensor."""
-    return tuple(_describe(x) for x in pytree.tree_leaves(list(inputs)))
+    """What a compiled network depends on in its inputs: shapes, dtypes, and values of what is no tensor.
+
+    In arguments that hold several, also the keys that lead to each.
+    """
+    return tuple(_describe(x, keys) for _, keys, x in sorted(_leaves(inputs), key=_keys))
 
 
-def _describe(x: Any) -> str:
-    if hasattr(x, "shape") and hasattr(x, "dtype"):
-        return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
-    return repr(x)
+def _describe(x: Any, keys: str) -> str:
+    of = f" of {keys}" if keys else ""
+    if isinstance(x, _ARRAYS):
+        return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}{of}"
+    return f"{x!r}{of}"
+
+
+def _leaves(inputs: Sequence[Any]) -> list[tuple[int, str, Any]]:
+    """Every leaf of the arguments, in PyTorch's order: the number of its argument, the keys in there, and the leaf."""
+    if all(isinstance(x, _ARRAYS) for x in inputs):
+        return [(index, "", x) for index, x in enumerate(inputs)]
+    found, _ = pytree.tree_flatten_with_path(list(inputs))
+    return [(path[0].idx, pytree.keystr(path[1:]), leaf) for path, leaf in found]  # type: ignore[attr-defined]
+
+
+def _keys(leaf: tuple[int, str, Any]) -> tuple[int, str]:
+    """What to sort leaves by: equal dicts may have their keys in different orders."""
+    return leaf[0], leaf[1]

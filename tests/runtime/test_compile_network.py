@@ -192,7 +192,7 @@ def test_inputs_may_be_several_nested_and_of_whole_numbers(builder):
     compiled = compile_network(export_program(model, inputs), network, {}, {}, builder.target)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*inputs), model(*inputs))
-    with pytest.raises(InputError, match=r"\(int64 \[1, 3\], float32 \[1, 3, 6\]\), but got \(int64 \[1, 3\], float32"):
+    with pytest.raises(InputError, match=r"\(int64 \[1, 3\], float32 \[1, 3, 6\] of \['x'\]\[0\]\), but got \(int64"):
         compiled(inputs[0], {"x": [image(1, 4, 6)]})
 
 

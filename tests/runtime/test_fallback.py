@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from regions import Function, assert_computes_what_pytorch_does, calls, graph_of, region_module, run
+from regions import Function, assert_computes_what_pytorch_does, calls, compute, graph_of, region_module, run
 from torch import nn
 
 from pruneaug.errors import CompileError
@@ -100,6 +100,7 @@ INTEGERS = {
     "arithmetic": lambda i: (i + 0.5, i * 2, i / 2, 3 / (i.abs() + 1), 3 - i, i.float().mean()),
     "division": lambda i: (i // 3, i % 3, torch.div(i, 3, rounding_mode="trunc"), i // (i.abs() + 1), torch.fmod(i, 3)),
     "functions": lambda i: (i.abs().sqrt(), i.exp(), i.sigmoid(), i.clamp(-1, 2), i.clamp_min(0), i**2),
+    "clamps": lambda i: (i.clamp(min=0.5), i.clamp(torch.tensor(-1), torch.tensor(2)), i.int().clamp(-1, 2), i.relu()),
     "comparisons": lambda i: (i >= 0, i == 1.0, (i > 0) | (i < -2), i.any(1), (i > -9).all(-1), i.bool()),
     "bits": lambda i: (i & 3, i | 4, i ^ 5, i << 2, i >> 1, ~i),
     "products": lambda i: i @ i.transpose(1, 2),
@@ -114,6 +115,21 @@ INTEGERS = {
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_function_of_integers_is_computed(name):
     assert_computes_what_pytorch_does(Function(INTEGERS[name]), integers(2, 6, 5))
+
+
+INF = float("inf")
+NOT_FINITE = {
+    "rectifiers": lambda x: (F.relu(x), F.relu6(x), F.hardtanh(x), F.hardsigmoid(x), F.elu(x), F.selu(x)),
+    "clamps": lambda x: (x.clamp(-1, 1), x.clamp(min=0), x.clamp_max(0.5), x.clamp(torch.zeros(5), torch.ones(5))),
+    "sums of exponentials": lambda x: torch.logaddexp(x[:, None], torch.tensor([0.5, 7.0, INF, -INF])),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_nan_and_infinities_are_kept(name):
+    x = torch.tensor([0.5, -3.0, float("nan"), INF, -INF])
+    model = Function(NOT_FINITE[name])
+    torch.testing.assert_close(compute(model, x), torch.utils._pytree.tree_leaves(model(x)), equal_nan=True)
 
 
 IMAGES = {

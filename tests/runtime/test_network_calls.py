@@ -14,6 +14,7 @@ from float64_networks import SMALL, Model, assert_tree_close, check, compile_mod
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from pruneaug.errors import InputError
 from pruneaug.runtime.network import load_network
 
 X, TOKENS, IDS = image(2, 3, 7, 7), image(2, 5, 6), torch.tensor([[1, 2], [0, 9]])
@@ -64,6 +65,16 @@ def test_inputs_may_be_all_that_the_network_takes(name):
     check(linear(forward), inputs)
 
 
+def test_equal_mappings_are_equal_inputs_whatever_the_order_of_their_keys():
+    model = seeded(linear(lambda m, given: m["l"](given["x"]) - 2 * m["l"](given["parts"][0]["y"])))
+    x, y = TOKENS, image(2, 5, 6) * 3
+    compiled = compile_model(model, ({"x": x, "parts": [{"y": y, "n": 3}]},))
+    want = in_float64(model, {}, ({"parts": [{"n": 3, "y": y}], "x": x},))
+    assert_tree_close(compiled({"parts": [{"n": 3, "y": y}], "x": x}), want)
+    with pytest.raises(InputError, match=r"float32 \[2, 5, 6\] of \['z'\]"):
+        compiled({"parts": [{"n": 3, "y": y}], "z": x})
+
+
 @pytest.fixture(scope="module")
 def network():
     """A compiled network, and what it computes from `X`."""
@@ -80,6 +91,7 @@ LAYOUTS = {
     "every second": lambda x: torch.stack([x, x], -1)[..., 0],
     "needing a gradient": lambda x: nn.Parameter(x.clone()),
     "one value off": lambda x: torch.cat([torch.zeros(1), x.flatten()])[1:].view(x.shape),
+    "negated by a bit": lambda x: torch._neg_view(-x),
     "three values off": lambda x: torch.cat([torch.zeros(3), x.flatten()])[3:].view(x.shape),
 }
 
@@ -88,6 +100,12 @@ LAYOUTS = {
 def test_inputs_may_lie_anyhow_in_memory(network, name):
     compiled, want = network
     assert torch.equal(compiled(LAYOUTS[name](X)), want)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.to("meta"), lambda x: x.to_sparse()])
+def test_an_input_that_is_not_in_memory_is_an_error(network, change):
+    with pytest.raises(InputError, match="takes dense tensors on the CPU, but got a torch"):
+        network[0](change(X))
 
 
 def test_an_expanded_input_is_what_it_looks_like(network):
@@ -124,6 +142,9 @@ RESULTS = {
     "tuple of views": lambda m, x: (y := m["c"](x), y.flatten(1), y.clone()),
     "operators without kernels": lambda m, x: (y := F.leaky_relu(m["c"](x)), y.flatten(1), y.cumsum(1)),
     "several kernels": lambda m, x: (m["c"](x), F.relu(m["c"](x)), F.max_pool2d(m["c"](x), 2), m["c"](x).mean((2, 3))),
+    "constants": lambda m, x: (m["c"](x) + m["c"].bias[:, None, None], m["c"].bias, torch.arange(4.0).chunk(2)),
+    "constants of the input's shape": lambda m, x: (m["c"](x), torch.zeros_like(x), x.new_ones(3).split([1, 2])),
+    "copies": lambda m, x: (y := m["c"](x), y.clone(), x.clone(), F.pad(x, (0, 0)), x.repeat(1, 1, 1, 1)),
 }
 
 
@@ -136,8 +157,9 @@ def test_results_are_the_callers_own(name):
     compiled(3 * X + 1)
     assert all(torch.equal(result, want) for result, want in zip(first, kept))
     for result in first:
-        result.zero_()
+        result.add_(1)
     assert torch.equal(x, X)
+    assert all(torch.equal(result, want + 1) for result, want in zip(first, kept))
     assert all(torch.equal(result, want) for result, want in zip(pytree.tree_leaves(compiled(X)), kept))
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from pruneaug.errors import CompileError, InputError
 from pruneaug.network.layers import find_layers
+from pruneaug.runtime.graph import export_program
 
 X, TOKENS = image(2, 4, 7, 7), image(2, 5, 6)
 
@@ -237,3 +238,26 @@ def test_what_cannot_be_compiled_is_an_error_that_says_why(name):
 def test_a_network_of_another_dtype_is_an_error(dtype):
     with pytest.raises(InputError, match=rf"float32 weights .* has {dtype}; call `model.float\(\)`"):
         compile_model(nn.Sequential(nn.Linear(6, 4)).to(dtype), (TOKENS.to(dtype),))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_of_no_images_gives_none(stride):
+    check(Model(lambda m, x: m["c"](x), c=conv(3, 4, stride=stride)), (image(0, 3, 7, 7),))
+
+
+def test_a_module_named_like_a_keyword_is_an_error():
+    with pytest.raises(CompileError, match="no keywords of Python to be compiled, but got in; rename"):
+        compile_model(Model(lambda m, x: m["in"](x), **{"in": nn.Linear(6, 4)}), (TOKENS,))
+
+
+def test_what_is_no_module_is_an_error():
+    with pytest.raises(InputError, match=r"must be a torch\.nn\.Module, but got function"):
+        export_program(lambda x: x, (TOKENS,))
+
+
+def test_a_report_names_the_operator_that_gives_an_item():
+    def forward(m, x):
+        a, b = m["l"](x).chunk(2, -1)
+        return a * b.cumsum(1)
+
+    assert check(Model(forward, l=nn.Linear(6, 4)), (TOKENS,)).report.fallbacks == ("chunk, cumsum, mul",)

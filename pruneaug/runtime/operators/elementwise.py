@@ -13,7 +13,7 @@ from pruneaug.kernels import elementwise
 from pruneaug.kernels.elementwise import BinaryOp
 from pruneaug.runtime.activations import CHANNELS_FIRST, Activation, Held
 from pruneaug.runtime.fusion import CLAMPS, clamp_bounds
-from pruneaug.runtime.lowering import Lowering, shape_of
+from pruneaug.runtime.lowering import Lowering, operator_name, shape_of
 from pruneaug.runtime.operators.products import FUNCTIONS, activation_name
 
 _aten = torch.ops.aten
@@ -87,8 +87,7 @@ def batch_norm(lowering: Lowering, node: fx.Node) -> Activation | None:
 
 
 def _result(lowering: Lowering, node: fx.Node, call: Any, inputs: list[Any], held: Held) -> Activation:
-    origin = str(node.target).removeprefix("aten.").partition(".")[0]
-    return lowering.result(node, lowering.kernel(call, inputs, origin), held.planes, held.channel_dim)
+    return lowering.result(node, lowering.kernel(call, inputs, operator_name(node)), held.planes, held.channel_dim)
 
 
 def _constants(lowering: Lowering, other: Any, held: Held, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:

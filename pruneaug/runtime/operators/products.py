@@ -57,11 +57,9 @@ def linear(lowering: Lowering, node: fx.Node) -> Activation | None:
 def conv2d(lowering: Lowering, node: fx.Node) -> Activation | None:
     """A convolution of images, grouped ones included."""
     call = layer_call(lowering.graph, node)
-    if call is None or call.weight.dtype != torch.float32:
+    if call is None or call.weight.dtype != torch.float32 or 0 in call.shape:
         return None
     op = conv_op(call)
-    if len(call.shape) == 3:
-        return _single_image(lowering, call, op)
     weights, variant = _weights(lowering, call, op)
     y = lowering.layouts.output(op)
     variant = _fitting(lowering, variant, y)
@@ -91,22 +89,8 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Activation | None:
     return fusion.finish(lowering.result(node, buffer, y, CHANNELS_FIRST))
 
 
-def _single_image(lowering: Lowering, call: LayerCall, op: Conv2dOp) -> Activation:
-    """A convolution of [channels, rows, cols], from plain to plain memory."""
-    weights, variant = _weights(lowering, call, op)
-    y = lowering.layouts.output(op)
-    image = (1, op.in_channels, op.height, op.width)
-    copy, kernel = copied_convolution(
-        op, image, y, lowering.layouts, weights, _fitting(lowering, variant, y), lowering.target, Epilogue()
-    )
-    copied = lowering.kernel(copy, [lowering.plain(_input(call.node))], call.name)
-    held = Held(lowering.kernel(kernel, [copied], call.name), y, CHANNELS_FIRST)
-    batched = Activation((1, *shape_of(call.node)), torch.float32, None, held)
-    return Activation(shape_of(call.node), torch.float32, lowering.plain_of(batched))
-
-
 def conv_op(call: LayerCall) -> Conv2dOp:
-    """The op of a conv2d node on images [batch, channels, rows, cols], or on one without the batch."""
+    """The op of a conv2d node on images [batch, channels, rows, cols]."""
     arguments: dict[str, Any] = dict(
         zip(("x", "weight", "bias", "stride", "padding", "dilation", "groups"), call.node.args)
     )
@@ -122,7 +106,7 @@ def conv_op(call: LayerCall) -> Conv2dOp:
     else:
         rows, cols = _pair(padding)
         around = (rows, cols, rows, cols)
-    batch, channels, height, width = call.shape if len(call.shape) == 4 else (1, *call.shape)
+    batch, channels, height, width = call.shape
     return Conv2dOp(
         batch, channels, int(call.weight.shape[0]), height, width, kernel, _pair(arguments.get("stride", 1)), around,
         dilation, int(arguments.get("groups", 1)),
