@@ -47,6 +47,11 @@ def load(
     from pruneaug.runtime.compiler import compile_network
     from pruneaug.runtime.network import load_network
 
+    if not Path(path).exists():
+        raise CheckpointError(
+            f"a checkpoint's folder, or a file that `save` wrote, must be at {path}, but nothing is there; "
+            "name the folder that `pruneaug export RUN` printed, or the file"
+        )
     if Path(path).is_file():
         return load_network(path)
     checkpoint = read_checkpoint(path)

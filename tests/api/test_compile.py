@@ -107,3 +107,10 @@ def test_a_file_that_is_no_network_is_a_checkpoint_error(tmp_path):
     (tmp_path / "network.so").write_bytes(b"no machine code")
     with pytest.raises(CheckpointError, match=r"network\.so must be a network that this version of pruneaug compiled"):
         pruneaug.load(tmp_path / "network.so")
+
+
+def test_loading_what_is_not_there_names_both_that_could_be(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"a checkpoint's folder, or a file that `save` wrote, must be at .*none\.so"
+    ):
+        pruneaug.load(tmp_path / "none.so")
