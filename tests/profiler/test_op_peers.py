@@ -8,6 +8,7 @@ from pruneaug.kernels.cold import cold_copies
 from pruneaug.kernels.lowp.formats import affine_of
 from pruneaug.network.ops import Conv2dOp, LinearOp
 from pruneaug.profiler import op_peers, runtimes
+from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import PEERS, DenseLayer, absent_peer, check_peers, onnx_runtime
 from pruneaug.profiler.op_peers.layer import cold_weights
 from pruneaug.profiler.reference import Reference
@@ -26,20 +27,10 @@ OPS = {
 LARGEST_ERROR = {"float32": 1e-5, "bfloat16": 0.005, "int8": 0.03}
 
 
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def layer_of(op):
-    generator = torch.Generator().manual_seed(0)
-    matrix, bias = torch.randn(op.matrix_shape, generator=generator), torch.randn(op.matrix_shape[0])
-    size = (op.tokens, op.in_features) if isinstance(op, LinearOp) else (op.batch, op.in_channels, op.height, op.width)
-    x = torch.randn(size, generator=generator)
-    y_affine = affine_of(torch.tensor([-4.0, 4.0]) * op.matrix_shape[1] ** 0.5)
-    return DenseLayer(op, matrix, bias, x, 1, affine_of(x), y_affine)
+    data = OpData(op)
+    y = data.output(data.mask(None, 0.0, 0))
+    return DenseLayer(op, data.matrix, data.bias, data.x, 1, affine_of(data.x), affine_of(y))
 
 
 def made(dtype, name, layer):
