@@ -15,7 +15,7 @@ _GOOD_HEIGHT = 4  # rows that read a vector of X often enough
 _FMA_CHAINS = 8  # latency of a multiply-add times the multiply-adds per cycle, on current x86 and ARM cores
 
 # Cycles, fitted to the times of 26 layers with 9 patterns and sparsities each (about 20 variants a case, AVX-512). They
-# shorten the list well: the best of its three takes 2 % longer than the best of all, on average.
+# shorten the list well: the best of its three takes 3 % longer than the best of all, on average.
 _FIRST, _SECOND = 32_000, 700_000  # bytes of the caches that X, or weights, can have for themselves
 _LINE = 64  # bytes
 _NEAR_LINE, _FAR_LINE = 0.5, 1.0  # a line of X from the second cache, and from farther away
@@ -137,16 +137,16 @@ def _tile_costs(
             if height * vectors + min(height, vectors) + 1 > registers or vectors > row_vectors:
                 break
             whole, tail = divmod(row_vectors, vectors)
+            widths = [vectors] * whole + [tail] * (tail > 0)
             for splits in {1, threads, 2 * threads}:
+                if splits > groups or (splits > threads and images * len(widths) * splits > 4 * threads):
+                    continue
                 near_weights = 4 * kept * height * groups / splits <= _SECOND
-                widths = [vectors] * whole + [tail] * (tail > 0)
                 cycles = {
                     width: _tile_cycles(height, width, kept, lines, reads * (width + lines - 1), near_weights)
                     for width in set(widths)
                 }
                 tiles = [cycles[width] for width in widths]
-                if splits > groups or (splits > threads and images * len(tiles) * splits > 4 * threads):
-                    continue
                 cost = groups * _longest(tiles * images, splits, threads) + copy / threads
                 cost *= 1 + 0.001 * splits
                 if cost < best.get((height, vectors), (float("inf"),))[0]:

@@ -59,8 +59,9 @@ def interleaved_us(
     rounds = max(least, min(most, int(budget_s / max(once, 1e-9))))
     times: list[list[float]] = []
     disturbed: list[float] = []  # seconds of the probe, the longer of those before and after each round
+    kept: list[int] = []
     before = probe.run() if probe else 0.0
-    while True:
+    while len(kept) < rounds and len(times) < _PATIENCE * rounds:
         row = []
         for call, number in zip(calls, repeats):
             start = time.perf_counter()
@@ -68,17 +69,11 @@ def interleaved_us(
                 call()
             row.append((time.perf_counter() - start) / number)
         times.append(row)
-        if probe is None:
-            if len(times) == rounds:
-                break
-            continue
-        after = probe.run()
+        after = probe.run() if probe else 0.0
         disturbed.append(max(before, after))
         before = after
-        quiet = [index for index, seconds in enumerate(disturbed) if seconds <= _QUIET * probe.fastest_s]
-        if len(quiet) >= rounds or len(times) == _PATIENCE * rounds:
-            least_disturbed = sorted(np.argsort(disturbed, kind="stable")[:rounds].tolist())
-            kept = quiet[:rounds] if len(quiet) >= rounds else least_disturbed
-            times = [times[index] for index in kept]
-            break
-    return list(np.array(times).T * 1e6)
+        quiet = _QUIET * probe.fastest_s if probe else 0.0
+        kept = [index for index, seconds in enumerate(disturbed) if seconds <= quiet]
+    if len(kept) < rounds:
+        kept = sorted(np.argsort(disturbed, kind="stable")[:rounds].tolist())
+    return list(np.array([times[index] for index in kept[:rounds]]).T * 1e6)

@@ -27,13 +27,6 @@ OPS = [
 LINEAR = OPS[0]
 
 
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def measurer():
     return Measurer(detect(threads=2), budget_s=0.0)

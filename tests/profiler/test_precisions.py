@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from pruneaug.errors import InputError
 from pruneaug.kernels.layers import Buffers
@@ -18,13 +17,6 @@ from pruneaug.sparsity.patterns import parse_pattern
 
 LINEAR = LinearOp(37, 64, 48)
 CONV = Conv2dOp(2, 16, 24, 9, 11, (3, 3), padding=(1, 1, 1, 1))
-
-
-@pytest.fixture(autouse=True)
-def _threads_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def platform_of(form):

@@ -1,0 +1,11 @@
+"""Measuring sets the number of PyTorch's threads: other tests keep theirs."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
