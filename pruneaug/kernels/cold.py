@@ -6,7 +6,7 @@ In a network other layers have driven a layer's weights from the caches that are
 from __future__ import annotations
 
 _COLD_BYTES, _CACHE_BYTES = 2 << 20, 64 << 20  # more than the caches of one core, than those of all
-_LARGE_WEIGHTS = 1 << 20  # bytes; layers this large come in networks that no cache holds
+_LARGE_WEIGHTS = 1 << 19  # bytes; layers this large come in networks that no cache holds
 _MOST_COPIES = 64
 
 

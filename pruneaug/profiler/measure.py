@@ -17,7 +17,6 @@ from pruneaug.errors import MeasurementError
 from pruneaug.kernels.build import Builder, CpuTarget, memory
 from pruneaug.kernels.call import KernelCall
 from pruneaug.kernels.layers import Buffers
-from pruneaug.kernels.peak import peak_call
 from pruneaug.kernels.variants import Variant
 from pruneaug.kernels.vectors import prim_func
 from pruneaug.latency.records import LatencyRecord, error_record
@@ -28,11 +27,11 @@ from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import PEERS
 from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.precisions import kernels_for
-from pruneaug.profiler.timing import Probe, interleaved_us
+from pruneaug.profiler.probe import kernel_probe
+from pruneaug.profiler.timing import interleaved_us
 from pruneaug.sparsity.patterns import Block, parse_pattern
 
 _MOST_VARIANTS = 3
-_PROBE_STEPS = 10_000
 _ARGUMENTS = 11  # of a kernel's call
 _LARGE_MATRIX = 200_000  # weights; masks of larger ones vary less than times do
 
@@ -68,7 +67,7 @@ class Measurer:
         builder = Builder(CpuTarget(**platform.kernel_target()))
         self._kernels = kernels_for(platform, builder)
         self._call_us = _python_call_us(builder)
-        self._probe = _probe(builder)
+        self._probe = kernel_probe(builder)
 
     def measure(self, op: Op, cells: Sequence[Cell]) -> Iterator[LatencyRecord]:
         """One record for each cell, in order, as soon as it is measured; a cell that fails yields its error."""
@@ -162,16 +161,6 @@ def _python_call_us(builder: Builder) -> float:
     )
     x, y = memory(torch.zeros(1)), memory(torch.zeros(1))
     return float(np.median(interleaved_us([lambda: kernel(x, y)], budget_s=0.02)[0]))
-
-
-def _probe(builder: Builder) -> Probe:
-    """Multiply-adds in registers, by all threads, for some 30 microseconds."""
-    call, factors = peak_call(builder.target, _PROBE_STEPS)
-    kernel, x, y = builder.bound(call), memory(factors), memory(torch.empty(call.size))
-    probe = Probe(lambda: kernel(x, y))
-    for _ in range(200):
-        probe.run()
-    return probe
 
 
 def _now() -> str:

@@ -7,9 +7,8 @@ import io
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,17 +30,17 @@ from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
 from pruneaug.profiler.masks import synthetic_masks
 from pruneaug.profiler.network_worker import tensors_of
+from pruneaug.profiler.probe import ProbeProcess
 from pruneaug.profiler.process import worker_environment
 from pruneaug.profiler.runtimes import RUNTIMES
+from pruneaug.profiler.turns import LONGEST_TURN_S, TurnTaking
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
 ROUNDS = 8
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
-_TURN_S = 600.0  # three calls to warm up and three timed ones, of a network that takes a minute and more
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
 _REPEATS = 20  # calls whose steps are timed one by one, at most
-_REST_S = 0.02  # between turns, so that the spinning threads of the last process have gone to sleep
 
 Progress = Callable[[int, int, str], None]
 
@@ -100,10 +99,11 @@ def time_networks(
     """
     with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, ExitStack() as stack:
         processes: dict[int, LineProcess] = {}
+        probe = stack.enter_context(closing(ProbeProcess(platform))) if rounds else None
         programs: dict[int, dict[str, str]] = {}  # subjects of the same program share its files
         errors: dict[int, str] = {}
         accuracy: dict[int, float] = {}
-        times: dict[int, list[float]] = {index: [] for index in range(len(subjects))}
+        times: dict[int, list[float]] = {}
         for index, subject in enumerate(subjects):
             if progress is not None:
                 progress(index, len(subjects) + rounds, f"compiling for {subject.runtime}")
@@ -125,17 +125,16 @@ def time_networks(
                     f"its outputs' relative error must be at most {_LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
                     "please report it"
                 )
-        for turn in range(rounds):
-            if progress is not None:
-                progress(len(subjects) + turn, len(subjects) + rounds, "measuring")
-            for index, process in list(processes.items()):
-                time.sleep(_REST_S)
-                try:
-                    process.send({"seconds": turn_s, "least": 3})
-                    times[index] += json.loads(process.read(_TURN_S + turn_s))["times_us"]
-                except ProcessEnded as error:
-                    errors[index] = f"its process {error}"
-                    del processes[index]
+        if probe is not None:
+            turns = TurnTaking(processes, probe, rounds, turn_s)
+            done = 0
+            while turns.go_on():
+                if progress is not None:
+                    progress(len(subjects) + min(done, rounds), len(subjects) + rounds, "measuring")
+                turns.round()
+                done += 1
+            errors |= turns.errors
+            times = {index: turns.times_us(index) for index in processes}
         ours = {index: process for index, process in processes.items() if subjects[index].is_ours}
         fallbacks = {index: _fallbacks(process, times[index], turn_s) for index, process in ours.items() if rounds}
         unsaved = {index: _save(process, subjects[index].save_to) for index, process in ours.items()}
@@ -143,7 +142,7 @@ def time_networks(
             progress(len(subjects) + rounds, len(subjects) + rounds, "")
         return tuple(
             replace(
-                _result(subject.runtime, times[index], accuracy.get(index), errors.get(index)),
+                _result(subject.runtime, times.get(index, []), accuracy.get(index), errors.get(index)),
                 fallbacks=fallbacks.get(index),
                 save_error=None if subject.save_to is None else unsaved.get(index, errors.get(index)),
             )
@@ -159,7 +158,7 @@ def _fallbacks(process: LineProcess, times_us: Sequence[float], turn_s: float) -
     repeats = int(turn_s * 1e6 / float(np.median(times_us)))
     try:
         process.send({"repeats": min(max(repeats, 1), _REPEATS)})
-        return dict(json.loads(process.read(_TURN_S))["fallbacks"])
+        return dict(json.loads(process.read(LONGEST_TURN_S))["fallbacks"])
     except ProcessEnded:
         return None
 

@@ -8,29 +8,44 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-_QUIET = 1.2  # times the probe's fastest run
+_QUIET = 1.2  # times the fastest run of each of a probe's calls
 _PATIENCE = 6  # times as many rounds as asked for, in search of quiet ones
 _CHUNK_S = 20e-6  # shorter calls are timed several at a time: the clock itself costs some 50 ns
 
 
-class Probe:
-    """A call that takes always the same time on cores that are free.
+Probed = tuple[Sequence[float], Sequence[float]]
+"""What a probe's runs before and after a round took."""
 
-    Where other tenants of a machine work on the same physical cores, arithmetic takes up to twice as long for parts of
-    seconds, though no process of ours and no system time shows it.
+
+class Probe:
+    """Calls that take always the same time on cores that are free.
+
+    Where other tenants of a machine work on the same physical cores, arithmetic or loads take up to twice as long for
+    parts of seconds, though no process of ours and no system time shows it.
     """
 
-    def __init__(self, call: Callable[[], object]) -> None:
-        self._call = call
-        self.fastest_s = float("inf")
+    def __init__(self, *calls: Callable[[], object]) -> None:
+        self._calls = calls
+        self._fastest_s = [float("inf")] * len(calls)
 
-    def run(self) -> float:
-        """Seconds of one run."""
-        start = time.perf_counter()
-        self._call()
-        seconds = time.perf_counter() - start
-        self.fastest_s = min(self.fastest_s, seconds)
-        return seconds
+    def run(self) -> tuple[float, ...]:
+        """Seconds of one run of each call, after another that wakes threads and fills caches."""
+        seconds = []
+        for call in self._calls:
+            call()
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        return self.noted(seconds)
+
+    def noted(self, seconds: Sequence[float]) -> tuple[float, ...]:
+        """These seconds, which may be the fastest so far."""
+        self._fastest_s = [min(pair) for pair in zip(self._fastest_s, seconds, strict=True)]
+        return tuple(seconds)
+
+    def slowness(self, *runs: Sequence[float]) -> float:
+        """The most that a call took in these runs, as a multiple of its shortest time."""
+        return max(took / fastest for run in runs for took, fastest in zip(run, self._fastest_s, strict=True))
 
 
 def interleaved_us(
@@ -58,10 +73,9 @@ def interleaved_us(
         once += seconds * repeats[-1]
     rounds = max(least, min(most, int(budget_s / max(once, 1e-9))))
     times: list[list[float]] = []
-    disturbed: list[float] = []  # seconds of the probe, the longer of those before and after each round
-    kept: list[int] = []
-    before = probe.run() if probe else 0.0
-    while len(kept) < rounds and len(times) < _PATIENCE * rounds:
+    probed: list[Probed] = []
+    before = probe.run() if probe else ()
+    while len(times) < rounds or (probe and len(times) < _PATIENCE * rounds and not enough(probed, probe, rounds)):
         row = []
         for call, number in zip(calls, repeats):
             start = time.perf_counter()
@@ -69,11 +83,23 @@ def interleaved_us(
                 call()
             row.append((time.perf_counter() - start) / number)
         times.append(row)
-        after = probe.run() if probe else 0.0
-        disturbed.append(max(before, after))
-        before = after
-        quiet = _QUIET * probe.fastest_s if probe else 0.0
-        kept = [index for index, seconds in enumerate(disturbed) if seconds <= quiet]
-    if len(kept) < rounds:
-        kept = sorted(np.argsort(disturbed, kind="stable")[:rounds].tolist())
-    return list(np.array([times[index] for index in kept[:rounds]]).T * 1e6)
+        if probe:
+            after = probe.run()
+            probed.append((before, after))
+            before = after
+    chosen = least_disturbed(probed, probe, rounds) if probe else range(rounds)
+    return list(np.array([times[index] for index in chosen]).T * 1e6)
+
+
+def enough(probed: Sequence[Probed], probe: Probe, wanted: int) -> bool:
+    """Whether so many rounds were quiet."""
+    return sum(probe.slowness(*runs) <= _QUIET for runs in probed) >= wanted
+
+
+def least_disturbed(probed: Sequence[Probed], probe: Probe, wanted: int) -> list[int]:
+    """The first `wanted` quiet rounds, in order; if there are fewer, the `wanted` least disturbed of all."""
+    slowness = [probe.slowness(*runs) for runs in probed]
+    quiet = [index for index, value in enumerate(slowness) if value <= _QUIET]
+    if len(quiet) >= wanted:
+        return quiet[:wanted]
+    return sorted(np.argsort(slowness, kind="stable")[:wanted].tolist())

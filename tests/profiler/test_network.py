@@ -85,7 +85,7 @@ def scripted(monkeypatch):
 
         monkeypatch.setattr(timing, "_start", start)
         monkeypatch.setattr(timing, "_START_S", 30.0 if "hangs" not in names else 0.5)
-        monkeypatch.setattr(timing, "_TURN_S", 30.0 if "hangs later" not in names else 2.0)
+        monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_TURN_S", 30.0 if "hangs later" not in names else 2.0)
         program = export_program(model(), EXAMPLE)
         subjects = [Subject(name, program, save_to=folder and folder / f"{name}.so") for name in names]
         return time_networks(subjects, PLATFORM, rounds=rounds, turn_s=0.0, **values)

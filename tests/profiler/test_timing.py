@@ -77,7 +77,7 @@ def test_rounds_in_which_the_probe_was_slow_are_left_out(clock):
 def test_where_all_is_disturbed_patience_ends(clock):
     disturbed = Disturbed(clock, set(range(1000)))
     probe = timing.Probe(disturbed.probe)
-    probe.fastest_s = 30e-6
+    probe.noted([30e-6])
     (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=probe)
     assert times == pytest.approx([2000.0] * 8)
     assert disturbed.calls == 6 * 8

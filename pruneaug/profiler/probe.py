@@ -1,0 +1,107 @@
+"""Whether the machine is quiet: kernels that take always the same time on cores that are free.
+
+As a program it is a process that runs them for others: a line on stdin asks, a line on stdout gives the seconds.
+Networks are timed in processes of their own, whose thread pools a probe's would disturb.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pruneaug.network.ops import LinearOp
+from pruneaug.platforms.platform import Platform
+from pruneaug.profiler.lines import LineProcess, ProcessEnded
+from pruneaug.profiler.process import worker_environment
+from pruneaug.profiler.timing import Probe
+from pruneaug.profiler.worker import claim_stdout, die_with_parent
+
+if TYPE_CHECKING:
+    from pruneaug.kernels.build import Builder
+    from pruneaug.kernels.layers import LayerKernel
+
+_CALLS = 2
+_STEPS = 5_000  # some 15 microseconds
+_WARM_UP = 200
+_RUNS = 20  # for one answer: the threads have slept since the last one
+_LONGEST_S = 180.0  # imports of compilers take long on a busy machine
+
+
+def kernel_probe(builder: Builder) -> Probe:
+    """Multiply-adds on registers and a small sparse product, in this process, by all threads of the builder's target.
+
+    Either may be disturbed alone: by who computes, and by who loads, on the same cores.
+    """
+    import torch
+
+    from pruneaug.kernels.build import memory
+    from pruneaug.kernels.peak import peak_call
+
+    call, factors = peak_call(builder.target, _STEPS)
+    kernel, x, y = builder.bound(call), memory(factors), memory(torch.empty(call.size))
+    product, tokens = _sparse_product(builder)
+    probe = Probe(lambda: kernel(x, y), lambda: product(tokens))
+    for _ in range(_WARM_UP):
+        probe.run()
+    return probe
+
+
+def _sparse_product(builder: Builder) -> tuple[LayerKernel, Any]:
+    """Some 20 microseconds of a kernel that loads as much as it computes, from the caches of one core."""
+
+    from pruneaug.kernels.layers import LayerKernel
+    from pruneaug.kernels.products import Weights
+    from pruneaug.kernels.variants import candidates
+    from pruneaug.profiler.op_data import OpData
+    from pruneaug.sparsity.patterns import Block
+
+    op, block, sparsity = LinearOp(tokens=128, in_features=128, out_features=512), Block(16, 1), 0.5
+    data, target = OpData(op), builder.target
+    (variant,) = candidates(
+        op, block.rows, sparsity, lanes=target.lanes, registers=target.registers, threads=target.threads, most=1
+    )
+    product = LayerKernel(op, Weights(data.matrix, data.mask(block, sparsity, 0), data.bias), variant, builder)
+    return product, product.prepare(data.x)
+
+
+class ProbeProcess(Probe):
+    """A probe in a process of its own, which starts at once and is waited for by the first run."""
+
+    def __init__(self, platform: Platform) -> None:
+        super().__init__(*[lambda: None] * _CALLS)
+        command = [sys.executable, "-m", "pruneaug.profiler.probe"]
+        self._process = LineProcess(command, worker_environment(platform.threads))
+        self._process.send(platform.kernel_target())
+
+    def close(self) -> None:
+        self._process.close()
+
+    def run(self) -> tuple[float, ...]:
+        """Seconds of each call, the medians of several; all quiet once the process has ended.
+
+        It only serves other measurements: these go on without it.
+        """
+        try:
+            self._process.send({})
+            return self.noted(json.loads(self._process.read(_LONGEST_S))["seconds"])
+        except ProcessEnded:
+            return self.noted([min(1.0, fastest) for fastest in self._fastest_s])
+
+
+def main() -> None:
+    die_with_parent()
+    with claim_stdout() as out:
+        from pruneaug.kernels.build import Builder, CpuTarget
+
+        probe = kernel_probe(Builder(CpuTarget(**json.loads(sys.stdin.readline()))))
+        for _ in sys.stdin:
+            seconds = np.median([probe.run() for _ in range(_RUNS)], axis=0).tolist()
+            out.write(json.dumps({"seconds": seconds}) + "\n")
+            out.flush()
+
+
+if __name__ == "__main__":
+    main()
