@@ -14,6 +14,9 @@ from typing import Any
 # thread.
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 os.environ.setdefault("TVM_BIND_THREADS", "0")
+# After its last kernel a thread waits for the next one at full speed: by TVM's default for 0.1 s and more, in which it
+# takes its core from whatever else the process does. This is some 2 ms, longer than any gap between two kernels.
+os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "5000")
 
 import torch
 import tvm

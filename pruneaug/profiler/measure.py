@@ -25,6 +25,7 @@ from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import PEERS
+from pruneaug.profiler.placement import place_threads
 from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.precisions import kernels_for
 from pruneaug.profiler.probe import kernel_probe
@@ -122,6 +123,7 @@ class Measurer:
         call = peer.make(self._kernels.dense(data, self._platform.threads))
         mask = data.mask(None, 0.0, 0)
         error = self._checked(data.relative_error(call.read(call.run()), mask), cell, cell.library)
+        place_threads(call.run, self._platform.threads)
         return interleaved_us([call.run], budget_s=self._budget_s, probe=self._probe)[0] / call.layers, error
 
     def _variants(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:

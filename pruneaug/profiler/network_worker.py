@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from pruneaug.errors import StorageError
+from pruneaug.profiler.placement import place_threads
 from pruneaug.profiler.runtimes import RUNTIMES, Call, example_inputs, torch_call
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 
@@ -53,7 +54,9 @@ def main() -> None:
         else:
             compiled = _compiled(program, setup)
             call = torch_call(compiled, program)
-        say({"event": "ready", "max_relative_error": _relative_error(call(), setup["expected"])})
+        error = _relative_error(call(), setup["expected"])
+        place_threads(call, setup["threads"])
+        say({"event": "ready", "max_relative_error": error})
         for line in sys.stdin:
             request = json.loads(line)
             if "seconds" in request:

@@ -15,6 +15,7 @@ import numpy as np
 from pruneaug.network.ops import LinearOp
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
+from pruneaug.profiler.placement import place_threads
 from pruneaug.profiler.process import worker_environment
 from pruneaug.profiler.timing import Probe
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
@@ -46,6 +47,7 @@ def kernel_probe(builder: Builder) -> Probe:
     probe = Probe(lambda: kernel(x, y), lambda: product(tokens))
     for _ in range(_WARM_UP):
         probe.run()
+    place_threads(probe.run, builder.target.threads)
     return probe
 
 
