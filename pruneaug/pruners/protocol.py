@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -24,10 +24,16 @@ class Pruned:
 
     A method that raises sparsity while training gives `revise(model, progress)` too: the masks to hold from now on,
     with progress in [0, 1] of the fine-tuning's steps. It is called with progress 1 before the last step.
+
+    A method that learns from the gradients of the fine-tuning gives `observe(model)`: it is called after each backward
+    pass, before the optimizer's step. What `observe` and `revise` remember between calls are tensors in `state`: an
+    interrupted fine-tuning stores them and puts their values back into the same tensors (or new keys) to go on.
     """
 
     masks: Masks
     revise: Callable[[nn.Module, float], Masks] | None = None
+    observe: Callable[[nn.Module], None] | None = None
+    state: dict[str, torch.Tensor] | None = None
 
 
 class CalibrationData(Protocol):
@@ -54,7 +60,8 @@ class TaskCalibration:
         return islice(self.task.batches("train", self.batch_size, self.seed), count)
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        return self.task.loss(model(*batch.inputs), batch)
+        placed = batch.to(next(model.parameters()).device)
+        return self.task.loss(model(*placed.inputs), placed)
 
 
 class Pruner(Protocol):
@@ -64,5 +71,18 @@ class Pruner(Protocol):
         """Masks for the layers that `assignment` does not leave dense.
 
         May update the weights that are kept; setting the others to zero is the caller's part (`apply_masks`).
+        """
+        ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores weights before any is removed; most pruners are scorers too."""
+
+    def scores(self, model: nn.Module, network: Network, data: CalibrationData | None) -> Mapping[str, torch.Tensor]:
+        """What each weight matters: layer name -> float32, at least 0, in the layout of the layer's weight.
+
+        Of all layers in `network`, and of no other: a `Network` of some of the layers is scored alone. The model is
+        left as found. Raises InputError if the method needs data and gets none.
         """
         ...

@@ -56,6 +56,27 @@ def block_mask(scores: torch.Tensor, block: Block, sparsity: float) -> torch.Ten
     return expand_blocks(keep.view(pooled.shape), block, shape)
 
 
+def block_mask_by_rows(scores: torch.Tensor, block: Block, sparsity: float) -> torch.Tensor:
+    """The mask [N, K] that keeps the best blocks of each row of blocks: all rows get the same sparsity.
+
+    A row keeps as many blocks as fit into its share, or one more: the extra ones go to the rows that would keep most
+    by them, until the sparsity of the whole matrix differs from `sparsity` by less than one block.
+    """
+    pooled = _pooled(scores, block, "")
+    shape = (scores.shape[0], scores.shape[1])
+    sizes = block_sizes(block, shape, scores.device).double()
+    ranks = pooled.argsort(dim=1, descending=True, stable=True)  # [gr, gc]: column of the best, the second, ...
+    weight = sizes.gather(1, ranks).cumsum(1)
+    share = (1.0 - sparsity) * weight[:, -1:] * (1 + 1e-9)  # rounding must not take a block from a row
+    certain = (weight <= share).sum(1, keepdim=True)
+    place = torch.arange(pooled.shape[1], device=scores.device)
+    # Certain blocks come first, then each row's next one by its score, then the others.
+    ordered = pooled.gather(1, ranks).masked_fill(place < certain, torch.inf).masked_fill(place > certain, -torch.inf)
+    preference = torch.empty_like(pooled).scatter_(1, ranks, ordered)
+    keep = _keep_largest(preference.flatten(), sizes.flatten(), sparsity)
+    return expand_blocks(keep.view(pooled.shape), block, shape)
+
+
 def block_masks(
     scores: Mapping[str, torch.Tensor],
     blocks: Mapping[str, Block],
@@ -102,26 +123,33 @@ def check_mask(mask: torch.Tensor, block: Block) -> bool:
     return torch.equal(expand_blocks(keep, block, (mask.shape[0], mask.shape[1])), mask)
 
 
-def _keep_largest(scores: torch.Tensor, weights: torch.Tensor, sparsity: float, at_least: int = 1) -> torch.Tensor:
-    """Of items with a score and a weight, keep those of largest score until nearest to (1 - sparsity) of all weight.
+def kept_count(kept_weight: torch.Tensor, sparsity: float, at_least: int = 1) -> int:
+    """How many of the best items to keep; `kept_weight` float64 [items] is the weight of the best 1, 2, ... of them.
 
-    [items], [items] -> bool [items]. Of two equally near choices the larger one: it costs no accuracy.
+    So many that what is kept comes nearest to (1 - sparsity) of all weight; of two equally near counts the larger: it
+    costs no accuracy. At least `at_least`, unless `sparsity` is 1.
     """
     if not 0.0 <= sparsity <= 1.0:
         raise InputError(f"a sparsity must lie in [0, 1], but got {sparsity}")
-    keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
     if sparsity == 1.0:
-        return keep
-    order = scores.argsort(descending=True, stable=True)
-    kept_weight = weights[order].cumsum(0)  # after 1, 2, ... items
+        return 0
     target = (1.0 - sparsity) * kept_weight[-1]
     below = int(torch.searchsorted(kept_weight, target))  # the largest count that keeps less than the target
     under = kept_weight[below - 1] if below > 0 else torch.zeros_like(target)
     # Rounding in 1 - sparsity must not decide between two choices that are equally near.
     rounding = 1e-9 * kept_weight[-1]
-    over = kept_weight[min(below, len(order) - 1)]
-    count = below if target - under < over - target - rounding else below + 1
-    keep[order[: max(count, at_least)]] = True
+    over = kept_weight[min(below, len(kept_weight) - 1)]
+    return max(below if target - under < over - target - rounding else below + 1, at_least)
+
+
+def _keep_largest(scores: torch.Tensor, weights: torch.Tensor, sparsity: float, at_least: int = 1) -> torch.Tensor:
+    """Of items with a score and a weight, keep those of largest score until nearest to (1 - sparsity) of all weight.
+
+    [items], [items] -> bool [items].
+    """
+    keep = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    order = scores.argsort(descending=True, stable=True)
+    keep[order[: kept_count(weights[order].cumsum(0), sparsity, at_least)]] = True
     return keep
 
 
