@@ -7,7 +7,9 @@ from torch import nn
 
 from pruneaug.errors import NetworkError, SpecError, TaskError, TrainingError
 from pruneaug.finetune import FINETUNERS
-from pruneaug.finetune.train import Train, distillation_loss, learning_rate
+from pruneaug.finetune.distillation import distillation_loss
+from pruneaug.finetune.schedule import learning_rate
+from pruneaug.finetune.train import Train
 from pruneaug.network.layers import find_layers
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.pruners.protocol import Masks, Pruned
@@ -156,7 +158,7 @@ def test_the_distillation_loss_is_the_softened_divergence() -> None:
 
 
 def test_distillation_without_a_teacher_is_refused(task: Any) -> None:
-    with pytest.raises(SpecError, match="distillation: 0"):
+    with pytest.raises(SpecError, match="set both to 0"):
         Train().finetune(task.build_model(), None, task, TrainSpec(distillation=0.5), seed=0)
 
 
