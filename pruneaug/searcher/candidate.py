@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from pruneaug.errors import PluginError, TrainingError
 from pruneaug.finetune.batchnorm import BATCHNORM_BATCHES, reestimate_batchnorm
-from pruneaug.finetune.protocol import FineTuner, Progress
+from pruneaug.finetune.protocol import DenseTraining, FineTuner, Progress, Rung, Rungs, accepts
 from pruneaug.network.layers import Network, apply_masks, get_weight
 from pruneaug.pruners.protocol import Masks, Pruned, Pruner, TaskCalibration
+from pruneaug.searcher.origin import Origin
 from pruneaug.searcher.space import SearchSpace
-from pruneaug.sparsity.masks import check_mask, mask_sparsity
+from pruneaug.sparsity.masks import check_mask
 from pruneaug.sparsity.matrix import weight_matrix
 from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice
 from pruneaug.spec.models import FineTuneSpec, TrainSpec
@@ -27,16 +29,43 @@ from pruneaug.tasks.protocol import Task
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """weights: a state dict on the CPU; accuracy: on validation data, in [0, 1]; epochs: of its fine-tuning."""
+    """weights: a state dict on the CPU; accuracy: on validation data, in [0, 1]; epochs: of its fine-tuning.
+
+    stopped: a rung ended its fine-tuning before its time; the accuracy is then that of the rung.
+    """
 
     weights: Mapping[str, torch.Tensor]
     masks: Masks
     accuracy: float
     epochs: float
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """How a fine-tuning goes on its way.
+
+    rungs: epochs at which `judge` is called with the epochs and the validation accuracy then; False ends the training.
+    checkpoint: a file from which an interrupted training goes on. origin: what a trial begins with instead of dense.
+    """
+
+    rungs: tuple[float, ...] = ()
+    judge: Callable[[float, float], bool] = lambda epochs, accuracy: True
+    checkpoint: Path | None = None
+    origin: Origin | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it asks for nothing."""
+        return not self.rungs and self.checkpoint is None and self.origin is None
 
 
 class Evaluator(Protocol):
-    """Makes candidates. The same seed gives the same candidate on the same machine."""
+    """Makes candidates. The same seed gives the same candidate on the same machine.
+
+    Both methods get a keyword `session`, a Session, if the job asks for rungs, inherited weights or checkpoints; an
+    evaluator without it serves all other jobs. An evaluator that goes to other processes is pickled.
+    """
 
     def prune(self, assignment: Assignment, *, seed: int, progress: Progress | None = None) -> Candidate:
         """Prune the dense network and fine-tune it as in every trial."""
@@ -60,42 +89,75 @@ class PruneAndFineTune:
     finetuner: FineTuner
     spec: FineTuneSpec
     device: str = "cpu"
+    dense_training: DenseTraining | None = None
 
-    def prune(self, assignment: Assignment, *, seed: int, progress: Progress | None = None) -> Candidate:
+    def prune(
+        self, assignment: Assignment, *, seed: int, progress: Progress | None = None, session: Session | None = None
+    ) -> Candidate:
         model = copy.deepcopy(self.dense)
+        origin = None if session is None else session.origin
+        if origin is not None:
+            origin.put_into(model)
         data = TaskCalibration(self.task, self.spec.trial.batch_size, seed)
         pruned = self.pruner.prune(model.to(self.device), self.network, assignment, data)
+        if origin is not None and pruned.revise is None:
+            pruned = replace(pruned, masks=origin.same_masks(pruned.masks, assignment))
         apply_masks(model, pruned.masks)
-        candidate = self._finetune(model, pruned, self.spec.trial, seed, progress)
+        candidate = self._finetune(model, pruned, self.spec.trial, seed, progress, session or Session())
         check_masks(candidate.masks, assignment)
         return candidate
 
     def refine(
-        self, weights: Mapping[str, torch.Tensor], masks: Masks, *, seed: int, progress: Progress | None = None
+        self,
+        weights: Mapping[str, torch.Tensor],
+        masks: Masks,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+        session: Session | None = None,
     ) -> Candidate:
         model = copy.deepcopy(self.dense)
         model.load_state_dict(weights)
-        return self._finetune(model, Pruned(masks), self.spec.final, seed, progress)
+        return self._finetune(model, Pruned(dict(masks)), self.spec.final, seed, progress, session or Session())
 
     def _finetune(
-        self, model: nn.Module, pruned: Pruned, spec: TrainSpec, seed: int, progress: Progress | None
+        self,
+        model: nn.Module,
+        pruned: Pruned,
+        spec: TrainSpec,
+        seed: int,
+        progress: Progress | None,
+        session: Session,
     ) -> Candidate:
+        def judge(rung: Rung) -> bool:
+            return session.judge(rung.epochs, self._judge(rung.model, spec, seed))
+
+        options: dict[str, Any] = {}
+        if (session.rungs or session.checkpoint is not None) and accepts(self.finetuner, "rungs"):
+            options["rungs"] = Rungs(session.rungs, judge, session.checkpoint)
+        if self.dense_training is not None and accepts(self.finetuner, "dense"):
+            options["dense"] = self.dense_training
         result = self.finetuner.finetune(
             model,
             pruned,
             self.task,
             spec,
             seed=seed,
-            teacher=self.dense if spec.distillation > 0 else None,
+            teacher=self.dense if spec.needs_teacher else None,
             progress=progress,
             device=self.device,
+            **options,
         )
         _check_held(model, result.masks)
+        accuracy = 0.0 if result.stopped else self._judge(model, spec, seed)
+        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        return Candidate(weights, result.masks, accuracy, result.epochs, result.stopped)
+
+    def _judge(self, model: nn.Module, spec: TrainSpec, seed: int) -> float:
+        """The validation accuracy, with batch-norm statistics of the weights as they are now."""
         batches = self.task.batches("train", spec.batch_size, seed)
         reestimate_batchnorm(model, islice(batches, BATCHNORM_BATCHES))
-        accuracy = finite_accuracy(self.task.evaluate(model, "validation"))
-        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        return Candidate(weights, result.masks, accuracy, result.epochs)
+        return finite_accuracy(self.task.evaluate(model, "validation"))
 
 
 def finite_accuracy(accuracy: float) -> float:
@@ -124,8 +186,8 @@ def check_masks(masks: Masks, assignment: Assignment) -> None:
             )
 
 
-def achieved(assignment: Assignment, masks: Masks, space: SearchSpace) -> dict[str, LayerChoice]:
-    """The assignment with the masks' own sparsities, where they differ by more than a block from what was asked.
+def achieved(assignment: Assignment, sparsities: Mapping[str, float], space: SearchSpace) -> dict[str, LayerChoice]:
+    """The assignment with its masks' own sparsities, where they differ by more than a block from what was asked.
 
     A sparsity outside the layer's range is moved into it from above; below the range the layer counts as dense.
     """
@@ -134,7 +196,7 @@ def achieved(assignment: Assignment, masks: Masks, space: SearchSpace) -> dict[s
     def choice_of(name: str, asked: LayerChoice) -> LayerChoice:
         if asked.pattern is None:
             return DENSE
-        layer, sparsity = layers[name], mask_sparsity(masks[name])
+        layer, sparsity = layers[name], sparsities[name]
         rows, cols = asked.pattern.grid(layer.layer.op.matrix_shape)
         if abs(sparsity - asked.sparsity) <= 1 / (rows * cols):
             return asked

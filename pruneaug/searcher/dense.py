@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 from itertools import islice
+from typing import Any
 
+import torch
 from torch import nn
 
 from pruneaug.finetune.batchnorm import BATCHNORM_BATCHES, reestimate_batchnorm
-from pruneaug.finetune.protocol import FineTuner
+from pruneaug.finetune.protocol import FineTuner, Rewinder, Rung, Rungs, accepts
 from pruneaug.searcher.candidate import finite_accuracy
 from pruneaug.searcher.progress import Progress, training_progress
 from pruneaug.searcher.rundir import RunDir, read_json, write_json
-from pruneaug.searcher.weights import load_weights, save_tensors
+from pruneaug.searcher.weights import MODEL, load_tensors, load_weights, save_tensors
 from pruneaug.spec.models import TrainSpec
 from pruneaug.tasks.protocol import Task
 
 _log = logging.getLogger(__name__)
+EARLY = "early.safetensors"
 
 
 def prepare_dense(
@@ -35,15 +38,19 @@ def prepare_dense(
     Raises TrainingError if the training fails or the accuracy is not finite.
     """
     model = task.build_model()
-    if not (run.dense / "model.safetensors").exists():
+    if not (run.dense / MODEL).exists():
         if not task.trained:
             _log.info("training the dense network for %g epochs", spec.epochs)
             report = training_progress(progress, "Dense training")
-            finetuner.finetune(model, None, task, spec, seed=seed, progress=report, device=device)
+            options: dict[str, Any] = (
+                {"rungs": _early_rung(finetuner, spec, run)} if accepts(finetuner, "rungs") else {}
+            )
+            finetuner.finetune(model, None, task, spec, seed=seed, progress=report, device=device, **options)
             # As after every fine-tuning, or a short training would judge the dense network by stale statistics.
             reestimate_batchnorm(model, islice(task.batches("train", spec.batch_size, seed), BATCHNORM_BATCHES))
-        save_tensors(run.dense / "model.safetensors", model.state_dict())
-    load_weights(model.cpu(), run.dense / "model.safetensors")
+        save_tensors(run.dense / MODEL, model.state_dict())
+        run.checkpoint("dense").unlink(missing_ok=True)
+    load_weights(model.cpu(), run.dense / MODEL)
     model.to(device).eval()
     record = run.dense / "record.json"
     if not record.exists():
@@ -51,8 +58,27 @@ def prepare_dense(
     return model, float(read_json(record)["accuracy_validation"])
 
 
+def early_weights(run: RunDir) -> dict[str, torch.Tensor] | None:
+    """The dense network's weights after the part of its training that the fine-tuner named; None if it named none."""
+    path = run.dense / EARLY
+    return load_tensors(path) if path.exists() else None
+
+
+def _early_rung(finetuner: FineTuner, spec: TrainSpec, run: RunDir) -> Rungs:
+    """Keeps the weights that a fine-tuner goes back to; and a checkpoint, so that a kill costs little."""
+
+    def keep(rung: Rung) -> bool:
+        if isinstance(finetuner, Rewinder) and finetuner.early_fraction is not None:
+            save_tensors(run.dense / EARLY, rung.model.state_dict())
+        return True
+
+    fraction = finetuner.early_fraction if isinstance(finetuner, Rewinder) else None
+    epochs = (spec.epochs * step / 10 for step in range(1, 10)) if fraction is None else (spec.epochs * fraction,)
+    return Rungs(tuple(epochs), keep, run.checkpoint("dense"))
+
+
 def load_dense(task: Task, run: RunDir) -> nn.Module:
     """The dense network of a run, on the CPU, in eval mode. Raises RunError if it is not stored yet."""
     model = task.build_model()
-    load_weights(model, run.dense / "model.safetensors")
+    load_weights(model, run.dense / MODEL)
     return model.eval()

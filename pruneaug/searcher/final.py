@@ -1,8 +1,7 @@
-"""The end of a search: the long fine-tuning of the best network, and the two readings of the test data."""
+"""What a search leaves: its best network, and the two readings of the test data."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +9,16 @@ from typing import Any
 from torch import nn
 
 from pruneaug.errors import RunError
-from pruneaug.finetune.protocol import Progress
 from pruneaug.network.layers import apply_masks
 from pruneaug.pruners.protocol import Masks
-from pruneaug.searcher.candidate import Candidate, Evaluator, finite_accuracy
+from pruneaug.searcher.candidate import finite_accuracy
 from pruneaug.searcher.dense import load_dense
+from pruneaug.searcher.objective import make_goal
 from pruneaug.searcher.rundir import RunDir, read_json, write_json
-from pruneaug.searcher.trial import TrialRecord, best_trial, is_over, read_records
-from pruneaug.searcher.weights import load_tensors, load_weights, save_tensors
+from pruneaug.searcher.trial import TrialRecord, is_over, read_records
+from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, load_weights
 from pruneaug.spec.models import SearchSpec
 from pruneaug.tasks.protocol import Task
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +42,6 @@ class FinalScores:
     best: float | None
 
 
-def refine_best(
-    run: RunDir, best: TrialRecord, evaluator: Evaluator, *, seed: int, progress: Progress | None = None
-) -> float:
-    """Fine-tune the best trial's network for longer, store the better of the two, and return its validation accuracy.
-
-    It is done once per trial. A fine-tuning that fails leaves the trial's network as it is.
-    """
-    record = run.best / "record.json"
-    if record.exists() and read_json(record).get("number") == best.number:
-        return float(read_json(record)["accuracy_validation"])
-    record.unlink(missing_ok=True)  # the weights beside it are about to change
-    chosen, error = _refined(run, best, evaluator, seed, progress)
-    save_tensors(run.best / "model.safetensors", chosen.weights)
-    save_tensors(run.best / "masks.safetensors", chosen.masks)
-    facts = {"number": best.number, "accuracy_validation": chosen.accuracy, "epochs": chosen.epochs, "error": error}
-    write_json(record, facts)
-    return chosen.accuracy
-
-
 def load_best(task: Task, run: RunDir) -> BestNetwork | None:
     """The network that the search ended with; None if no trial was feasible or the search has not ended."""
     path = run.best / "record.json"
@@ -77,8 +55,8 @@ def load_best(task: Task, run: RunDir) -> BestNetwork | None:
             f"delete {path} and run again"
         )
     model = task.build_model()
-    load_weights(model, run.best / "model.safetensors")
-    masks = load_tensors(run.best / "masks.safetensors")
+    load_weights(model, run.best / MODEL)
+    masks = load_tensors(run.best / MASKS)
     apply_masks(model, masks)
     return BestNetwork(model.eval(), masks, trial, float(record["accuracy_validation"]))
 
@@ -88,20 +66,29 @@ def finished_trials(run: RunDir, search: SearchSpec, dense_us: float) -> dict[in
 
     Raises RunError if it was not begun or has not ended.
     """
-    records = read_records(run.trials)
-    if not (run.dense / "record.json").exists() or not is_over(records, search.trials, search.timeout_s):
+    records, dense = read_records(run.trials), run.dense / "record.json"
+    if not dense.exists() or not is_over(records, search.trials, search.timeout_s):
         end_here = f", or end it here with `--set search.trials={len(records)}`" if records else ""
         raise RunError(
             f"this needs a finished search, but {run.path} has {len(records)} of {search.trials} trials; "
             f"go on with `pruneaug search JOB`{end_here}"
         )
-    best, path = best_trial(records, dense_us), run.best / "record.json"
-    if best is not None and not (path.exists() and read_json(path).get("number") == best.number):
+    best = make_goal(search, dense_us, float(read_json(dense)["accuracy_validation"])).best(records)
+    if best is not None and best.number not in finalists_of(run):
         raise RunError(
             f"this needs a finished search, but the final fine-tuning of trial {best.number} in {run.path} is missing; "
             "run `pruneaug search JOB` again"
         )
     return records
+
+
+def finalists_of(run: RunDir) -> list[int]:
+    """The trials that got the final fine-tuning when the search ended; none if it has not ended."""
+    path = run.best / "record.json"
+    if not path.exists():
+        return []
+    record = read_json(path)
+    return [int(item["number"]) for item in record.get("finalists", [record])]
 
 
 def finalize(task: Task, run: RunDir, *, device: str = "cpu") -> FinalScores:
@@ -124,20 +111,3 @@ def finalize(task: Task, run: RunDir, *, device: str = "cpu") -> FinalScores:
     dense = once("dense", None, lambda: load_dense(task, run))
     best = load_best(task, run)
     return FinalScores(dense, None if best is None else once("best", best.trial.number, lambda: best.model))
-
-
-def _refined(
-    run: RunDir, best: TrialRecord, evaluator: Evaluator, seed: int, progress: Progress | None
-) -> tuple[Candidate, str | None]:
-    """The better of the trial's network and the longer fine-tuned one, and what went wrong."""
-    folder = run.trial_weights(best.number)
-    weights, masks = load_tensors(folder / "model.safetensors"), load_tensors(folder / "masks.safetensors")
-    assert best.accuracy_validation is not None
-    kept = Candidate(weights, masks, best.accuracy_validation, 0.0)
-    try:
-        refined = evaluator.refine(weights, masks, seed=seed, progress=progress)
-        finite_accuracy(refined.accuracy)
-    except Exception as error:  # the trial's network is there and feasible: no error may lose it
-        _log.warning("the final fine-tuning failed; the trial's network is kept", exc_info=True)
-        return kept, f"{type(error).__name__}: {error}"
-    return (refined, None) if refined.accuracy >= kept.accuracy else (kept, None)

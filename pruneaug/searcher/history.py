@@ -2,7 +2,9 @@
 
 The records on disk are the truth; the study is what samplers and dashboards read. A record becomes in the study:
 
-- `complete`: COMPLETE, its value the latency in microseconds, with the constraint `accuracy_loss` (allowed when <= 0);
+- `complete`: COMPLETE, its value what the objective minimises (the latency in microseconds, or the accuracy loss; both
+  where the strategy asks for two directions), with the constraint `accuracy_loss` or `latency` (allowed when <= 0);
+- `stopped`: PRUNED with its rungs as reports, at steps 1, 2, ..., and what it exceeded the limit by as the constraint;
 - `skipped`: PRUNED with the latency as its one report. Samplers rank it after the feasible trials, by latency, and
   before the infeasible ones; it is never the best trial, and it says nothing about accuracy;
 - `failed`: FAIL, which samplers ignore.
@@ -15,23 +17,32 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import optuna
+import sqlalchemy
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, SQLAlchemyError
 
 from pruneaug.errors import RunError, SpecError, StorageError
+from pruneaug.searcher.objective import Goal
 from pruneaug.searcher.trial import TrialRecord
 from pruneaug.spec.resolve import hide_password
 
 NUMBER = "number"
 RECORDED = "recorded"
 KILLED = "killed"
+SUBMITTED = "submitted"
 _DISK_FAULTS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
-_STATES = {"complete": TrialState.COMPLETE, "skipped": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "skipped": TrialState.PRUNED,
+    "stopped": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 @contextlib.contextmanager
@@ -57,12 +68,23 @@ def study_errors() -> Iterator[None]:
         ) from error
 
 
-def open_study(url: str, name: str) -> optuna.Study:
-    """Open or begin the study. Raises SpecError for a URL that is none, RunError for a storage that does not answer."""
+def open_study(url: str, name: str, directions: int = 1, *, is_spare: bool = False) -> optuna.Study:
+    """Open or begin the study, of one figure to minimise or of two (latency and loss).
+
+    `is_spare`: an SQLite file that could be made again. It is not waited for at each of a trial's some twenty commits;
+    a kill loses nothing by that, a power cut may break it.
+
+    Raises SpecError for a URL that is none, RunError for a storage that does not answer.
+    """
     shown = hide_password(url)
     try:
         storage = optuna.storages.RDBStorage(url)
-        return optuna.create_study(study_name=name, storage=storage, direction="minimize", load_if_exists=True)
+        if is_spare:
+            sqlalchemy.event.listen(storage.engine, "connect", _do_not_wait)
+            storage.engine.dispose()  # connections that were made before
+        return optuna.create_study(
+            study_name=name, storage=storage, directions=["minimize"] * directions, load_if_exists=True
+        )
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise SpecError(
             f"search.storage must be a URL such as 'postgresql://host/name' whose driver is installed, but got "
@@ -77,6 +99,10 @@ def open_study(url: str, name: str) -> optuna.Study:
             f"the study's storage {shown!r} must answer, but does not ({error}); check it, or if it is the study.db of "
             "a run folder, delete it: it is made again from the trial records"
         ) from error
+
+
+def _do_not_wait(connection: sqlite3.Connection, _: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
 
 
 def _is_disk_fault(error: BaseException | None) -> bool:
@@ -94,24 +120,32 @@ def trial_seed(seed: int, number: int, what: int = 0) -> int:
     return int(np.random.SeedSequence([seed, number, what]).generate_state(1)[0])
 
 
-def reconcile(study: optuna.Study, records: Mapping[int, TrialRecord]) -> None:
-    """Finish what a dead driver left RUNNING, and add the records that the study does not hold."""
+def reconcile(study: optuna.Study, records: Mapping[int, TrialRecord], goal: Goal) -> dict[int, dict[str, object]]:
+    """Finish what a dead driver left RUNNING, and add the records that the study does not hold.
+
+    Returns, by number, the parameters of trials that were being trained and have no record: asked again, they go on.
+    """
+    unfinished: dict[int, dict[str, object]] = {}
     with study_errors():
         trials = study.get_trials(deepcopy=False)
         held = {frozen.user_attrs.get(RECORDED) for frozen in trials if frozen.state.is_finished()}
         for frozen in trials:
+            number = int(frozen.user_attrs.get(NUMBER, -1))
+            if SUBMITTED in frozen.user_attrs and number not in records:
+                unfinished[number] = dict(frozen.params)
             if frozen.state != TrialState.RUNNING:
                 continue
-            number, trial = int(frozen.user_attrs.get(NUMBER, -1)), Trial(study, frozen._trial_id)
+            trial = Trial(study, frozen._trial_id)
             if number in records and number not in held:
-                _tell(study, trial, records[number])
+                _tell(study, trial, records[number], goal)
                 held.add(number)
-            else:
-                trial.set_user_attr(KILLED, True)
-                study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr(KILLED, True)
+            study.tell(trial, state=TrialState.FAIL)
         for number, record in records.items():
             if number not in held:
-                study.add_trial(_frozen(record))
+                study.add_trial(_frozen(record, goal, len(study.directions)))
+    return unfinished
 
 
 def times_killed(study: optuna.Study, number: int) -> int:
@@ -121,8 +155,17 @@ def times_killed(study: optuna.Study, number: int) -> int:
     return sum(trial.user_attrs.get(NUMBER) == number and KILLED in trial.user_attrs for trial in trials)
 
 
-def ask(study: optuna.Study, sampler: optuna.samplers.BaseSampler, number: int) -> Trial:
-    """A new trial for the record of this number."""
+def ask(
+    study: optuna.Study,
+    sampler: optuna.samplers.BaseSampler,
+    number: int,
+    params: Mapping[str, object] | None = None,
+) -> Trial:
+    """A new trial for the record of this number, with these parameters if there are any."""
+    if params:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.PartialFixedSampler(dict(params), sampler)
     with study_errors():
         study.sampler = sampler
         trial = study.ask()
@@ -136,10 +179,23 @@ def give_up(study: optuna.Study, trial: Trial) -> None:
         study.tell(trial, state=TrialState.FAIL)
 
 
-def tell(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
+def mark_submitted(trial: Trial) -> None:
+    """From now on the trial is being trained: who finds it unfinished asks for it again with its parameters."""
+    with study_errors():
+        trial.set_user_attr(SUBMITTED, True)
+
+
+def report_rung(study: optuna.Study, trial: Trial, index: int, value: float) -> None:
+    """What a rung, counted from 0, showed. A study of two figures cannot hold it."""
+    if len(study.directions) == 1:
+        with study_errors():
+            trial.report(value, step=index + 1)
+
+
+def tell(study: optuna.Study, trial: Trial, record: TrialRecord, goal: Goal) -> None:
     """Finish the trial as its record, already on disk, says."""
     with study_errors():
-        _tell(study, trial, record)
+        _tell(study, trial, record, goal)
 
 
 def distributions_of(trial: Trial) -> dict[str, str]:
@@ -147,33 +203,43 @@ def distributions_of(trial: Trial) -> dict[str, str]:
     return {name: distribution_to_json(item) for name, item in trial.distributions.items()}
 
 
-def _tell(study: optuna.Study, trial: Trial, record: TrialRecord) -> None:
+def _tell(study: optuna.Study, trial: Trial, record: TrialRecord, goal: Goal) -> None:
+    directions = len(study.directions)
     for key, value in _user_attrs(record).items():
         trial.set_user_attr(key, value)
-    for key, value in _constraints(record).items():
-        if key not in trial.constraints:  # set, but not told, by a driver that died
+    known = trial.constraints
+    for key, value in goal.constraints(record, directions).items():
+        if key not in known:  # set, but not told, by a driver that died
             trial.set_constraint(key, value)
-    if record.state == "skipped":
+    if record.state == "skipped" and directions == 1:  # rungs were reported when they were reached
         trial.report(record.latency_us, step=0)
-    study.tell(trial, record.latency_us if record.state == "complete" else None, _STATES[record.state])
+    values = goal.values(record, directions) if record.state == "complete" else None
+    study.tell(trial, values, _STATES[record.state])
 
 
-def _frozen(record: TrialRecord) -> FrozenTrial:
+def _frozen(record: TrialRecord, goal: Goal, directions: int) -> FrozenTrial:
     """The finished trial of a record that the study lost."""
-    is_skipped = record.state == "skipped"
+    reports = _reports(record, goal) if directions == 1 else {}
+    values = goal.values(record, directions) if record.state == "complete" else None
+    if record.state in ("skipped", "stopped") and reports:
+        values = [reports[max(reports)]]  # as Optuna does with the last report of a trial told PRUNED
     return optuna.trial.create_trial(
         state=_STATES[record.state],
-        value=None if record.state == "failed" else record.latency_us,
+        values=values,
         params=dict(record.params),
         distributions={name: json_to_distribution(text) for name, text in record.distributions.items()},
         user_attrs={NUMBER: record.number, **_user_attrs(record)},
-        intermediate_values={0: record.latency_us} if is_skipped else None,
-        constraints=_constraints(record),
+        intermediate_values=reports,
+        constraints=goal.constraints(record, directions),
     )
 
 
-def _constraints(record: TrialRecord) -> dict[str, float]:
-    return {} if record.violation is None else {"accuracy_loss": record.violation}
+def _reports(record: TrialRecord, goal: Goal) -> dict[int, float]:
+    """Step -> what was reported: rungs from step 1; of a skipped trial its latency, at step 0."""
+    if record.state == "skipped":
+        return {0: record.latency_us}
+    losses = [goal.dense_accuracy - accuracy for _, accuracy in record.rungs]
+    return {step: goal.shortfall(loss) for step, loss in enumerate(losses, start=1)}
 
 
 def _user_attrs(record: TrialRecord) -> dict[str, object]:

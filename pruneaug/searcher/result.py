@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Literal
 
+from pruneaug.searcher.space import Objective
 from pruneaug.searcher.trial import TrialRecord
 
 Outcome = Literal["found", "stay dense", "infeasible", "failed"]
@@ -14,9 +16,11 @@ Outcome = Literal["found", "stay dense", "infeasible", "failed"]
 class SearchResult:
     """What a search found.
 
-    `best` is the feasible trial of lowest predicted latency, and only if that is below the dense network's: None means
-    that dense is the answer. `best_accuracy` is its validation accuracy after the long fine-tuning. `closest` is the
-    judged trial that lost least accuracy. Accuracies are fractions on validation data; latencies are predicted ones.
+    `best` is the trial that wins by the objective, and only if it is faster than the dense network: None means that
+    dense is the answer. `best_accuracy` is its validation accuracy after the long fine-tuning; with several finalists
+    that may be what made it keep the limit. `closest` is the judged trial that lost least accuracy. `front`: the judged
+    trials that no other beats in latency and loss, fastest first. `repeats`: validation accuracies of the winner made
+    again with other seeds. Accuracies are fractions on validation data; latencies are predicted ones.
     """
 
     best: TrialRecord | None
@@ -27,6 +31,20 @@ class SearchResult:
     dense_latency_us: float
     rest_us: float
     max_accuracy_loss: float
+    objective: Objective = "latency"
+    max_latency_us: float | None = None
+    front: tuple[TrialRecord, ...] = ()
+    repeats: tuple[float, ...] = ()
+
+    @property
+    def repeats_mean(self) -> float | None:
+        """Mean validation accuracy of the winner made again with other seeds; None if it was not."""
+        return fmean(self.repeats) if self.repeats else None
+
+    @property
+    def repeats_spread(self) -> float | None:
+        """Standard deviation of the same; None for fewer than two."""
+        return stdev(self.repeats) if len(self.repeats) > 1 else None
 
     @property
     def outcome(self) -> Outcome:
@@ -46,8 +64,13 @@ class SearchResult:
     def how_close(self) -> str:
         """One sentence on how near the search came to the constraint."""
         allowed = f"a loss of {self.max_accuracy_loss:.4f} is allowed"
+        if self.max_latency_us is not None:
+            allowed = f"a latency of {self.max_latency_us / 1e3:.4g} ms is allowed"
         if self.best is not None:
-            return f"trial {self.best.number} loses {self.best.accuracy_loss:.4f} of validation accuracy, and {allowed}"
+            loss = self.best.accuracy_loss or 0.0
+            if not self.best.feasible and self.best_accuracy is not None:  # the long fine-tuning made it so
+                loss = self.dense_accuracy - self.best_accuracy
+            return f"trial {self.best.number} loses {loss:.4f} of validation accuracy, and {allowed}"
         if self.closest is None:
             errors = [trial.error for trial in self.trials if trial.state == "failed"]
             if not errors:

@@ -7,8 +7,14 @@ run.log                  one line per event
 study.db                 Optuna's study; can be rebuilt from trials/
 dense/                   model.safetensors, record.json: the network before pruning
 trials/<number>.json     the finished trials; these files are the truth
-weights/<number>/        model.safetensors, masks.safetensors of the best feasible trial
-best/                    model.safetensors, masks.safetensors, record.json: after the long fine-tuning
+weights/<number>/        model.safetensors, masks.safetensors of the trials that the end of the search needs, and of
+                         those that others may inherit from
+checkpoints/<number>     a training on its way
+finals/<number>/         a finalist after the long fine-tuning
+best/                    model.safetensors, masks.safetensors, record.json: the winner
+saliency.json            what each choice of each layer loses of the scores
+cost.json                seconds: of the trials, and of the search beside them
+workers/<number>.log     what worker processes wrote
 final.json               test accuracies, each read once
 """
 
@@ -22,12 +28,13 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pruneaug.errors import RunError
 from pruneaug.files import atomic_write_text, storage_errors
+from pruneaug.searcher.weights import MASKS
 from pruneaug.spec.load import load_job
 from pruneaug.spec.models import JobSpec
 from pruneaug.spec.resolve import dump_job, job_digest, result_settings
@@ -49,6 +56,11 @@ class RunDir:
         self.dense = self.path / "dense"
         self.weights = self.path / "weights"
         self.best = self.path / "best"
+        self.finals = self.path / "finals"
+        self.checkpoints = self.path / "checkpoints"
+        self.saliency = self.path / "saliency.json"
+        self.cost = self.path / "cost.json"
+        self.workers = self.path / "workers"
         self.final = self.path / "final.json"
 
     def begin(self, job: JobSpec, latencies: str, rest_us: float) -> dict[str, Any]:
@@ -78,10 +90,10 @@ class RunDir:
                 f"a run folder must be of version {VERSION}, but {self.path} is of {info.get('version')!r}; "
                 "go on with the pruneaug that began it, or choose a new folder with `run` (--set run=...)"
             )
-        if info.get("job") != job_digest(job):
+        if info.get("job") != job_digest(job) and (differing := self._differing(job)):
             raise RunError(
                 f"a run folder belongs to one job, but {self.path} was begun with another value of "
-                f"{self._differing(job)}; set them back, or choose a new folder with `run` (--set run=...)"
+                f"{differing}; set them back, or choose a new folder with `run` (--set run=...)"
             )
         if info.get("latencies") != latencies:
             raise RunError(
@@ -146,16 +158,30 @@ class RunDir:
         """The folder of one trial's weights and masks."""
         return self.weights / str(number)
 
-    def drop_weights(self, keep: int | None) -> None:
-        """Remove the weights of all trials but one. What cannot be removed stays: it is only in the way."""
+    def final_weights(self, number: int) -> Path:
+        """The folder of one finalist after the long fine-tuning."""
+        return self.finals / str(number)
+
+    def has_weights(self, number: int) -> bool:
+        """Whether the trial's weights and masks are there; the masks are written last."""
+        return (self.trial_weights(number) / MASKS).exists()
+
+    def checkpoint(self, name: str) -> Path:
+        """Where a training on its way is kept."""
+        return self.checkpoints / name
+
+    def drop_weights(self, keep: Collection[int]) -> None:
+        """Remove the weights of all trials but these. What cannot be removed stays: it is only in the way."""
+        names = {str(number) for number in keep}
         for folder in self.weights.glob("*"):
-            if folder.name != str(keep):
+            if folder.name not in names:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _differing(self, job: JobSpec) -> str:
+        """The keys with other values; none if only keys were added, since it was begun, that have their defaults."""
         begun, now = result_settings(load_job(self.resolved)), result_settings(job)
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
-        return ", ".join(f"{key} ({begun.get(key)!r}, now {now.get(key)!r})" for key in keys) or "its spec"
+        return ", ".join(f"{key} ({begun.get(key)!r}, now {now.get(key)!r})" for key in keys)
 
 
 class _LogFile(logging.FileHandler):

@@ -1,30 +1,44 @@
-"""The search space: what every layer may be, and how long each choice takes."""
+"""The search space: what every layer may be, how long each choice takes, and what saliency it loses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from typing import Literal
 
 from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Layer, Network
-from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice, parse_pattern
-from pruneaug.spec.models import LayerRule, SpaceSpec
+from pruneaug.searcher.rules import is_fixed, wanted_choices
+from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice
+from pruneaug.spec.models import SpaceSpec
+
+Objective = Literal["latency", "accuracy", "front"]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSpace:
-    """The choices of one layer on the spec's grid, dense first, and the time of each in microseconds (all calls)."""
+    """The choices of one layer, dense first; a fixed layer has only the one that it must have.
+
+    The rest is aligned with `choices`: the time of each in microseconds (all calls), what may differ between equal
+    times (half the spread of the measured ones), and the saliency that it loses (dense 0), None if there are no scores.
+    """
 
     layer: Layer
     choices: tuple[LayerChoice, ...]
     latencies_us: tuple[float, ...]
+    noises_us: tuple[float, ...]
+    lost: tuple[float, ...] | None = None
 
     @property
     def name(self) -> str:
         return self.layer.name
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it has no choice, not even dense."""
+        return not self.choices[0].is_dense
 
     @property
     def patterns(self) -> tuple[Block, ...]:
@@ -39,6 +53,8 @@ class LayerSpace:
 
     def nearest(self, pattern: Block | None, sparsity: float) -> LayerChoice:
         """`pattern` at the sparsity, moved into the pattern's range; dense if the layer may not have the pattern."""
+        if self.is_fixed:
+            return self.choices[0]
         allowed = [choice.sparsity for choice in self.choices if choice.pattern == pattern and not choice.is_dense]
         if not allowed:
             return DENSE
@@ -47,9 +63,19 @@ class LayerSpace:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """What every layer of a network may be, in the network's order; some layers may have no choice but dense."""
+    """What every layer of a network may be, in the network's order, and all that is known before any training.
+
+    rest_us: what the network takes beside these layers. max_patterns: how many patterns, dense aside, a network may
+    have. share: whether the layers of a group get the same choice. objective: what is searched, and max_latency_us the
+    limit that goes with `accuracy`.
+    """
 
     layers: tuple[LayerSpace, ...]
+    rest_us: float = 0.0
+    max_patterns: int | None = None
+    share: bool = False
+    objective: Objective = "latency"
+    max_latency_us: float | None = None
 
     @property
     def patterns(self) -> tuple[Block, ...]:
@@ -61,6 +87,16 @@ class SearchSpace:
         """Lowest and highest sparsity over all layers."""
         ranges = [layer.sparsity_range for layer in self.layers if layer.patterns]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @property
+    def dense_us(self) -> float:
+        """The latency with every layer at its first choice: dense, unless it is fixed."""
+        return self.rest_us + sum(layer.latencies_us[0] for layer in self.layers)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether every layer knows what its choices lose."""
+        return all(layer.lost is not None for layer in self.layers)
 
     def groups(self) -> tuple[tuple[LayerSpace, ...], ...]:
         """Layers with the same op and the same choices, together; layers that must stay dense are left out."""
@@ -74,55 +110,52 @@ class SearchSpace:
         """Number of assignments on the grid."""
         return math.prod(len(layer.choices) for layer in self.layers)
 
-    def best_possible_us(self, rest_us: float = 0.0) -> float:
-        """The lowest latency that any assignment on the grid can have, in microseconds."""
-        return rest_us + sum(min(layer.latencies_us) for layer in self.layers)
+    def best_possible_us(self, rest_us: float | None = None) -> float:
+        """The lowest sum of the layers' times on the grid, `max_patterns` aside, and the rest, in microseconds."""
+        rest = self.rest_us if rest_us is None else rest_us
+        return rest + sum(min(layer.latencies_us) for layer in self.layers)
 
 
-def build_space(network: Network, spec: SpaceSpec, table: LatencyTable) -> SearchSpace:
+def build_space(network: Network, spec: SpaceSpec, table: LatencyTable, rest_us: float = 0.0) -> SearchSpace:
     """All choices that the spec allows, that fit the layer's weight matrix, and that the table can tell the time of.
 
-    Raises SpecError if a rule matches no layer or if no layer may be anything but dense, LatencyTableError if a
-    dense time is missing or nothing else is covered.
+    Raises SpecError if a rule matches no layer, fixes what was not measured, or if no layer may be anything but dense,
+    LatencyTableError if a dense time is missing or nothing else is covered.
     """
     wanted = wanted_choices(network, spec)
-    space = SearchSpace(tuple(_layer_space(layer, wanted[layer.name], table) for layer in network.layers))
+    layers = tuple(_layer_space(layer, wanted[layer.name], spec, table) for layer in network.layers)
+    space = SearchSpace(layers, rest_us, spec.max_patterns, spec.share)
     if not space.patterns:
         patterns = sorted({str(choice.pattern) for choices in wanted.values() for choice in choices})
         raise LatencyTableError(
             f"the latency table must cover some allowed pattern of some layer, but it holds only dense times "
             f"(wanted: {', '.join(patterns)}); run `pruneaug profile` with this job"
         )
+    fixed = {pattern for layer in layers if layer.is_fixed for pattern in layer.patterns}
+    if spec.max_patterns is not None and len(fixed) > spec.max_patterns:
+        raise SpecError(
+            f"space.max_patterns must allow the patterns of the fixed layers, but it is {spec.max_patterns} and they "
+            f"are {', '.join(map(str, sorted(fixed)))}; raise it"
+        )
     return space
 
 
-def wanted_choices(network: Network, spec: SpaceSpec) -> dict[str, tuple[LayerChoice, ...]]:
-    """The choices beside dense that the spec allows each layer, whether they were measured or not.
-
-    Raises SpecError if a rule matches no layer or if no layer may be anything but dense.
-    """
-    _check_rules(network, spec.layers)
-    wanted = {layer.name: _wanted(layer, spec) for layer in network.layers}
-    if not any(wanted.values()):
-        raise SpecError(
-            f"some layer must be allowed a pattern that fits its weight matrix, but all of "
-            f"{', '.join(wanted)} must stay dense; add smaller patterns to `space.patterns` or remove `dense: true`"
-        )
-    return wanted
-
-
-def keep_faster(assignment: Assignment, network: Network, table: LatencyTable) -> dict[str, LayerChoice]:
+def keep_faster(
+    assignment: Assignment, network: Network, table: LatencyTable, space: SearchSpace | None = None
+) -> dict[str, LayerChoice]:
     """The assignment without the layers that it would not make faster than dense by more than the noise.
 
-    Such a layer would lose accuracy for nothing.
+    Such a layer would lose accuracy for nothing. Layers that the space fixes are kept, and added if they are missing.
     """
+    fixed = {} if space is None else {layer.name: layer.choices[0] for layer in space.layers if layer.is_fixed}
 
     def is_faster(layer: Layer, choice: LayerChoice) -> bool:
         gain_us = table.latency_us(layer.op, DENSE) - table.latency_us(layer.op, choice)
         return gain_us > table.noise_us(layer.op, choice)
 
-    chosen = {layer: assignment.get(layer.name, DENSE) for layer in network.layers}
-    return {layer.name: choice for layer, choice in chosen.items() if not choice.is_dense and is_faster(layer, choice)}
+    chosen = {layer: assignment.get(layer.name, DENSE) for layer in network.layers if layer.name not in fixed}
+    kept = {layer.name: choice for layer, choice in chosen.items() if not choice.is_dense and is_faster(layer, choice)}
+    return kept | fixed
 
 
 def assigned_sparsity(assignment: Assignment, network: Network) -> float:
@@ -139,42 +172,35 @@ def assignment_from_json(value: Mapping[str, Mapping[str, object]]) -> dict[str,
     return {name: LayerChoice.from_json(choice) for name, choice in value.items()}
 
 
-def _check_rules(network: Network, rules: list[LayerRule]) -> None:
-    kept = {layer.name: layer.reason for layer in network.kept_dense}
-    for index, rule in enumerate(rules):
-        if any(fnmatchcase(layer.name, rule.match) for layer in network.layers):
-            continue
-        dense = [name for name in kept if fnmatchcase(name, rule.match)]
-        if dense and rule.dense:
-            continue
-        why = f"only {dense[0]!r}, which stays dense: {kept[dense[0]]}" if dense else "none"
-        raise SpecError(
-            f"space.layers.{index}.match: a rule must match a prunable layer, but {rule.match!r} matches {why}; "
-            f"prunable layers are {', '.join(layer.name for layer in network.layers)}"
-        )
+def _layer_space(layer: Layer, wanted: tuple[LayerChoice, ...], spec: SpaceSpec, table: LatencyTable) -> LayerSpace:
+    covered = [choice for choice in wanted if _is_covered(layer, choice, table)]
+    if is_fixed(layer, spec):
+        if not covered:
+            raise LatencyTableError(
+                f"a fixed choice must be measured, but the latency table has no time of {wanted[0]} for layer "
+                f"{layer.name!r}; run `pruneaug profile` with this job"
+            )
+        choices = tuple(covered)
+    else:
+        choices = (DENSE, *_refined(covered, spec.steps))
+    return LayerSpace(
+        layer,
+        choices,
+        tuple(layer.calls * table.latency_us(layer.op, choice) for choice in choices),
+        tuple(layer.calls * table.noise_us(layer.op, choice) for choice in choices),
+    )
 
 
-def matching_rule(name: str, rules: Sequence[LayerRule]) -> LayerRule | None:
-    """The first rule that matches the layer's name."""
-    return next((rule for rule in rules if fnmatchcase(name, rule.match)), None)
-
-
-def _wanted(layer: Layer, spec: SpaceSpec) -> tuple[LayerChoice, ...]:
-    """The choices beside dense that the spec allows and that fit the layer's weight matrix; the first rule holds."""
-    rule = matching_rule(layer.name, spec.layers)
-    if rule is not None and rule.dense:
-        return ()
-    patterns = rule.patterns if rule is not None and rule.patterns is not None else spec.patterns
-    sparsities = rule.sparsities if rule is not None and rule.sparsities is not None else spec.sparsities
-    rows, cols = layer.op.matrix_shape
-    blocks = [block for block in map(parse_pattern, dict.fromkeys(patterns)) if block is not None]
-    fitting = [block for block in blocks if block.rows <= rows and block.cols <= cols]
-    return tuple(LayerChoice(block, sparsity) for block in fitting for sparsity in sorted(set(sparsities)))
-
-
-def _layer_space(layer: Layer, wanted: tuple[LayerChoice, ...], table: LatencyTable) -> LayerSpace:
-    choices = (DENSE, *(choice for choice in wanted if _is_covered(layer, choice, table)))
-    return LayerSpace(layer, choices, tuple(layer.calls * table.latency_us(layer.op, choice) for choice in choices))
+def _refined(choices: list[LayerChoice], steps: int) -> list[LayerChoice]:
+    """The choices, and between neighbouring sparsities of one pattern `steps` - 1 more."""
+    refined: list[LayerChoice] = []
+    for choice in choices:
+        if refined and refined[-1].pattern == choice.pattern:
+            low, gap = refined[-1].sparsity, choice.sparsity - refined[-1].sparsity
+            between = [round(low + gap * step / steps, 9) for step in range(1, steps)]
+            refined += [LayerChoice(choice.pattern, sparsity) for sparsity in between]
+        refined.append(choice)
+    return refined
 
 
 def _is_covered(layer: Layer, choice: LayerChoice, table: LatencyTable) -> bool:

@@ -1,45 +1,43 @@
-"""The study: propose, predict, train only what can win, judge, record; resumable at any moment."""
+"""The study: a job, its network and its latency table; searched, or gone on with, until it is finished."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import shutil
-import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import optuna
-import torch
-
-from pruneaug.errors import PluginError, PruneaugError, StorageError
+from pruneaug.errors import PruneaugError, SpecError
 from pruneaug.finetune import FINETUNERS
-from pruneaug.finetune.protocol import FineTuner
+from pruneaug.finetune.protocol import DenseTraining, FineTuner, accepts
 from pruneaug.latency.network import predict
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network
 from pruneaug.pruners import PRUNERS
-from pruneaug.pruners.protocol import Pruner
+from pruneaug.pruners.protocol import Pruner, TaskCalibration
 from pruneaug.searcher import STRATEGIES, history
-from pruneaug.searcher.candidate import Candidate, Evaluator, PruneAndFineTune, achieved, finite_accuracy
-from pruneaug.searcher.dense import prepare_dense
-from pruneaug.searcher.final import refine_best
-from pruneaug.searcher.progress import Progress, training_progress
+from pruneaug.searcher.candidate import Evaluator, PruneAndFineTune
+from pruneaug.searcher.cost import Clock
+from pruneaug.searcher.dense import early_weights, prepare_dense
+from pruneaug.searcher.driver import Driver
+from pruneaug.searcher.ending import Winner, end_search
+from pruneaug.searcher.executors import EXECUTORS
+from pruneaug.searcher.executors.protocol import Executor, Setup
+from pruneaug.searcher.objective import check_reachable, make_goal
+from pruneaug.searcher.progress import Progress
 from pruneaug.searcher.result import SearchResult
-from pruneaug.searcher.rundir import RunDir
-from pruneaug.searcher.space import SearchSpace, assigned_sparsity, build_space, keep_faster
+from pruneaug.searcher.rundir import RunDir, read_json, write_json
+from pruneaug.searcher.saliency import saliency_from_json, saliency_to_json, weigh_space
+from pruneaug.searcher.space import SearchSpace, build_space
+from pruneaug.searcher.stoppers import OptunaStopper, Stopper, make_stopper
 from pruneaug.searcher.strategies.protocol import Strategy
-from pruneaug.searcher.trial import TrialRecord, best_trial, closest_trial, excess, is_over, read_records, write_record
-from pruneaug.searcher.weights import save_tensors
-from pruneaug.sparsity.patterns import Assignment
-from pruneaug.spec.models import JobSpec
+from pruneaug.searcher.trial import closest_trial, read_records
+from pruneaug.spec.models import JobSpec, SearchSpec
 from pruneaug.tasks.protocol import Task
 
-_log = logging.getLogger(__name__)
-_MAX_KILLS = 3  # a trial that takes its driver with it, as when memory runs out, must not do so for ever
-_TRAIN, _FINAL, _DENSE = 1, 2, 3  # purposes of seeds
+_DENSE = 3  # a purpose of seeds
 
 
 def run_search(
@@ -64,6 +62,9 @@ def run_search(
     StorageError if a result cannot be kept (run again to go on).
     """
     strategy, pruner, finetuner = make_plugins(job)
+    stopper, executor = make_stopper(job.search.stopper.name, job.search.stopper.options), make_executor(job)
+    directions = _directions(strategy, job.search, stopper)
+    _check_rungs(job.search, finetuner)
     space = build_space(network, job.space, table)
     run = RunDir(run_dir)
     with run.lock(), run.logging(), history.quiet_optuna():
@@ -77,30 +78,50 @@ def run_search(
             progress=progress,
             device=device,
         )
-        records = read_records(run.trials)
-        study = history.open_study(job.search.storage or f"sqlite:///{run.study}", str(info["study"]))
-        history.reconcile(study, records)
-        driver = _Driver(
-            job=job,
-            network=network,
-            table=table,
-            rest_us=float(info["rest_us"]),
-            space=space,
-            strategy=strategy,
-            evaluator=evaluator or PruneAndFineTune(task, network, dense, pruner, finetuner, job.finetune, device),
-            run=run,
-            study=study,
-            dense_accuracy=dense_accuracy,
-            dense_us=predict(network, {}, table, float(info["rest_us"])).total_us,
-            records=records,
-            progress=progress,
+        training = DenseTraining(job.task.train, early_weights(run))
+        evaluator = evaluator or PruneAndFineTune(
+            task, network, dense, pruner, finetuner, job.finetune, device, training
         )
-        driver.run_trials()
-        return driver.finish()
+        rest_us = float(info["rest_us"])
+        goal = make_goal(job.search, predict(network, {}, table, rest_us).total_us, dense_accuracy)
+        space = replace(space, rest_us=rest_us, objective=goal.objective, max_latency_us=goal.max_latency_us)
+        check_reachable(goal, space.best_possible_us())
+        data = TaskCalibration(task, job.finetune.trial.batch_size, job.search.seed)
+        space = _with_saliency(space, run, lambda: weigh_space(space, dense, network, pruner, data, job.space.saliency))
+        records = read_records(run.trials)
+        url, is_own = job.search.storage or f"sqlite:///{run.study}", job.search.storage is None
+        study = history.open_study(url, str(info["study"]), directions, is_spare=is_own)
+        clock = Clock()
+        try:
+            executor.open(Setup(evaluator, run.path, job.search.executor.workers, progress))
+            driver = Driver(
+                job=job,
+                network=network,
+                table=table,
+                space=space,
+                strategy=strategy,
+                stopper=stopper,
+                executor=executor,
+                run=run,
+                study=study,
+                goal=goal,
+                records=records,
+                unfinished=history.reconcile(study, records, goal),
+                is_resumable=isinstance(evaluator, PruneAndFineTune) and accepts(finetuner, "rungs"),
+                progress=progress,
+                clock=clock,
+            )
+            driver.run_trials()
+            return _result(driver, end_search(driver))
+        finally:
+            executor.close()
+            _write_cost(run, clock)
 
 
 def make_plugins(job: JobSpec) -> tuple[Strategy, Pruner, FineTuner]:
-    """The job's strategy, pruner and fine-tuner. Raises PluginError."""
+    """The job's strategy, pruner and fine-tuner. Raises PluginError for these, and for its stopper and executor."""
+    make_stopper(job.search.stopper.name, job.search.stopper.options)
+    make_executor(job)
     return (
         STRATEGIES.create(job.search.strategy, job.search.options),
         PRUNERS.create(job.pruner.name, job.pruner.options),
@@ -108,174 +129,72 @@ def make_plugins(job: JobSpec) -> tuple[Strategy, Pruner, FineTuner]:
     )
 
 
-@dataclass(slots=True)
-class _Driver:
-    """One process's work on a study. `records` grows; nothing else changes."""
+def make_executor(job: JobSpec) -> Executor:
+    """The job's executor. Raises PluginError."""
+    executor: Executor = EXECUTORS.create(job.search.executor.name, job.search.executor.options)
+    return executor
 
-    job: JobSpec
-    network: Network
-    table: LatencyTable
-    rest_us: float
-    space: SearchSpace
-    strategy: Strategy
-    evaluator: Evaluator
-    run: RunDir
-    study: optuna.Study
-    dense_accuracy: float
-    dense_us: float
-    records: dict[int, TrialRecord]
-    progress: Progress | None
 
-    def run_trials(self) -> None:
-        wanted, limit_s = self.job.search.trials, self.job.search.timeout_s
-        self._restore_best()
-        self._report(wanted)
-        while not is_over(self.records, wanted, limit_s):
-            number = next(n for n in range(wanted) if n not in self.records)
-            self._run_trial(number)
-            self._drop_weights()
-            self._report(wanted)
-        if len(self.records) < wanted:
-            _log.info("no trial starts after %g s spent in trials", limit_s)
+def _with_saliency(space: SearchSpace, run: RunDir, weigh: Callable[[], SearchSpace]) -> SearchSpace:
+    """The space with what each choice loses: weighed once per run."""
+    if run.saliency.exists():
+        return saliency_from_json(space, read_json(run.saliency))
+    weighed = weigh()
+    write_json(run.saliency, saliency_to_json(weighed))
+    return weighed
 
-    def finish(self) -> SearchResult:
-        best = self._best()
-        accuracy = None
-        if best is not None:
-            seed = history.trial_seed(self.job.search.seed, best.number, _FINAL)
-            report = training_progress(self.progress, "Final fine-tuning")
-            accuracy = refine_best(self.run, best, self.evaluator, seed=seed, progress=report)
-        return SearchResult(
-            best=best,
-            best_accuracy=accuracy,
-            closest=closest_trial(self.records),
-            trials=tuple(self.records[number] for number in sorted(self.records)),
-            dense_accuracy=self.dense_accuracy,
-            dense_latency_us=self.dense_us,
-            rest_us=self.rest_us,
-            max_accuracy_loss=self.job.search.max_accuracy_loss,
+
+def _directions(strategy: Strategy, search: SearchSpec, stopper: Stopper) -> int:
+    """How many figures the study minimises: a strategy with `directions = 2` wants latency and loss.
+
+    Raises SpecError for a stopper that cannot work with two.
+    """
+    directions = int(getattr(strategy, "directions", 1))
+    if directions == 2 and isinstance(stopper, OptunaStopper):
+        raise SpecError(
+            f"search.stopper {search.stopper.name!r} compares one figure, but strategy {search.strategy!r} minimises "
+            "two; choose `recovery` or `none`"
+        )
+    return directions
+
+
+def _check_rungs(search: SearchSpec, finetuner: FineTuner) -> None:
+    """Raises SpecError if trials cannot be judged on their way as the job asks."""
+    rungs = [rung for rung in search.rungs if rung < 1]
+    if search.stopper.name != "none" and not rungs:
+        raise SpecError(
+            f"search.stopper {search.stopper.name!r} stops trials at rungs, but search.rungs has none below 1; add "
+            "`rungs: [0.25, 0.5]`"
+        )
+    if rungs and not accepts(finetuner, "rungs"):
+        raise SpecError(
+            f"search.rungs need a fine-tuner whose `finetune` takes `rungs`, but {type(finetuner).__name__} does not; "
+            "leave out search.rungs and search.stopper"
         )
 
-    def _run_trial(self, number: int) -> None:
-        """Ask, judge, write the record, and only then tell the study."""
-        seed = history.trial_seed(self.job.search.seed, number)
-        trial = history.ask(self.study, self.strategy.sampler(seed), number)
-        try:
-            record = self._judge(self._propose(trial, number))
-            write_record(self.run.trials, record)
-        except BaseException:
-            with suppress(StorageError):
-                history.give_up(self.study, trial)
-            raise
-        self.records[number] = record
-        history.tell(self.study, trial, record)
-        _log.info("trial %d %s: %s", number, record.state, _outcome(record))
 
-    def _propose(self, trial: optuna.Trial, number: int) -> TrialRecord:
-        """A record of what is known before any training; `skipped` until it is judged."""
-        name = self.job.search.strategy
-        try:
-            with history.study_errors():
-                proposed = self.strategy.propose(trial, self.space)
-        except PruneaugError:
-            raise
-        except Exception as error:
-            raise PluginError(f"the strategy {name!r} failed: {type(error).__name__}: {error}; mend it") from error
-        layers = {layer.name: layer for layer in self.space.layers}
-        for layer, choice in proposed.items():
-            if layer not in layers or choice != layers[layer].nearest(choice.pattern, choice.sparsity):
-                raise PluginError(
-                    f"a strategy must propose what the space allows, but {name!r} gave {choice} to layer {layer!r}; "
-                    "take choices from LayerSpace.nearest"
-                )
-        assignment = keep_faster(proposed, self.network, self.table)
-        return TrialRecord(
-            number=number,
-            state="skipped",
-            params=trial.params,
-            assignment=assignment,
-            sparsity=assigned_sparsity(assignment, self.network),
-            latency_us=self._latency_us(assignment),
-            distributions=history.distributions_of(trial),
-        )
+def _result(driver: Driver, winner: Winner | None) -> SearchResult:
+    goal, records = driver.goal, driver.records
+    return SearchResult(
+        best=None if winner is None else winner.trial,
+        best_accuracy=None if winner is None else winner.accuracy,
+        closest=closest_trial(records),
+        trials=tuple(records[number] for number in sorted(records)),
+        dense_accuracy=goal.dense_accuracy,
+        dense_latency_us=goal.dense_us,
+        rest_us=driver.space.rest_us,
+        max_accuracy_loss=goal.max_accuracy_loss,
+        objective=goal.objective,
+        max_latency_us=goal.max_latency_us,
+        front=goal.front(records),
+        repeats=() if winner is None else winner.repeats,
+    )
 
-    def _judge(self, proposal: TrialRecord) -> TrialRecord:
-        best = self._best()
-        # Dense is feasible without training, so it is what the first trials must beat.
-        if proposal.latency_us >= (self.dense_us if best is None else best.latency_us):
-            return proposal
-        if history.times_killed(self.study, proposal.number) >= _MAX_KILLS:
-            return replace(
-                proposal, state="failed", error=f"the process died {_MAX_KILLS} times in this trial; out of memory?"
-            )
-        return self._train(proposal)
 
-    def _train(self, proposal: TrialRecord) -> TrialRecord:
-        """The record of the trained and judged proposal; its weights are on disk if it is the best so far."""
-        started = time.monotonic()
-        try:
-            report = training_progress(self.progress, f"Trial {proposal.number}")
-            seed = history.trial_seed(self.job.search.seed, proposal.number, _TRAIN)
-            candidate = self.evaluator.prune(proposal.assignment, seed=seed, progress=report)
-            record = self._judged(proposal, candidate, time.monotonic() - started)
-            if self._best(record) is record:
-                folder = self.run.trial_weights(record.number)
-                save_tensors(folder / "model.safetensors", candidate.weights)
-                save_tensors(folder / "masks.safetensors", candidate.masks)
-        except StorageError:  # nothing is wrong with the trial: it runs again when there is room
-            raise
-        except Exception as error:  # of any plug-in, of memory: one broken trial never ends a search
-            _log.warning("trial %d failed", proposal.number, exc_info=True)
-            shutil.rmtree(self.run.trial_weights(proposal.number), ignore_errors=True)
-            torch.cuda.empty_cache()
-            text = f"{type(error).__name__}: {error}"
-            return replace(proposal, state="failed", error=text, seconds=time.monotonic() - started)
-        return record
-
-    def _judged(self, proposal: TrialRecord, candidate: Candidate, seconds: float) -> TrialRecord:
-        """The record of a candidate; its latency is that of the sparsities which its masks really have."""
-        accuracy = finite_accuracy(candidate.accuracy)
-        loss = self.dense_accuracy - accuracy
-        assignment = achieved(proposal.assignment, candidate.masks, self.space)
-        return replace(
-            proposal,
-            state="complete",
-            assignment=assignment,
-            sparsity=assigned_sparsity(assignment, self.network),
-            latency_us=self._latency_us(assignment),
-            accuracy_validation=accuracy,
-            accuracy_loss=loss,
-            violation=excess(loss, self.job.search.max_accuracy_loss),
-            epochs=candidate.epochs,
-            seconds=seconds,
-        )
-
-    def _best(self, *more: TrialRecord) -> TrialRecord | None:
-        return best_trial({**self.records, **{record.number: record for record in more}}, self.dense_us)
-
-    def _latency_us(self, assignment: Assignment) -> float:
-        return predict(self.network, assignment, self.table, self.rest_us).total_us
-
-    def _drop_weights(self) -> None:
-        best = self._best()
-        self.run.drop_weights(None if best is None else best.number)
-
-    def _restore_best(self) -> None:
-        """Train the best trial again if someone removed its weights: the same seed gives the same network."""
-        while (best := self._best()) is not None:
-            if (self.run.trial_weights(best.number) / "masks.safetensors").exists():
-                break
-            _log.warning("the weights of trial %d, the best one, are gone; it is trained again", best.number)
-            del self.records[best.number]
-            self.records[best.number] = record = self._train(best)
-            write_record(self.run.trials, record)
-        self._drop_weights()
-
-    def _report(self, wanted: int) -> None:
-        if self.progress is not None:
-            best = self._best()
-            note = "nothing feasible yet" if best is None else f"best {best.latency_us / 1000:.3f} ms"
-            self.progress("Search", len(self.records), wanted, note)
+def _write_cost(run: RunDir, clock: Clock) -> None:
+    """What this driver cost is added to what earlier ones did; nothing is lost if it cannot be kept."""
+    with suppress(PruneaugError):
+        write_json(run.cost, clock.totals(read_json(run.cost) if run.cost.exists() else {}))
 
 
 def _latencies_digest(space: SearchSpace) -> str:
@@ -285,8 +204,3 @@ def _latencies_digest(space: SearchSpace) -> str:
         for layer in space.layers
     ]
     return hashlib.sha256(json.dumps(layers).encode()).hexdigest()
-
-
-def _outcome(record: TrialRecord) -> str:
-    loss = "" if record.accuracy_loss is None else f", accuracy loss {record.accuracy_loss:.4f}"
-    return record.error or f"{record.latency_us / 1000:.3f} ms at sparsity {record.sparsity:.3f}{loss}"

@@ -17,7 +17,7 @@ VERSION = 1
 ROUNDING = 1e-9
 """Accuracies are differences of fractions: 0.98 - 0.97 must count as a loss of 0.01."""
 
-State = Literal["complete", "skipped", "failed"]
+State = Literal["complete", "skipped", "stopped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,13 @@ class TrialRecord:
     """One finished trial.
 
     `complete`: trained and judged. `skipped`: its predicted latency could not beat the best feasible one, so it was not
-    trained. `failed`: `error` says why. `accuracy_loss` is dense minus pruned validation accuracy, as fractions, and
-    `violation` what it exceeds the allowed loss by; `sparsity` is the fraction of zeros over all prunable layers;
-    `latency_us` the predicted time of the whole network.
+    trained. `stopped`: a rung ended its fine-tuning; `rungs` is all that is known of its accuracy. `failed`: `error`
+    says why. `accuracy_loss` is dense minus pruned validation accuracy, as fractions, and
+    `violation` what it exceeds the limit by (the allowed loss; of objective `accuracy` the allowed latency, as a
+    fraction of it); `sparsity` is the fraction of zeros over all prunable layers;
+    `latency_us` the predicted time of the whole network. `rungs`: (epochs, validation accuracy) on the way.
+    `inherited_from`: the trial whose weights it began with, None for the dense ones. `attempts`: the workers it took.
+    `seconds`: of its training; `own_seconds`: of the search beside it, up to this record.
     """
 
     number: int
@@ -43,6 +47,10 @@ class TrialRecord:
     seconds: float = 0.0
     error: str | None = None
     distributions: Mapping[str, str] = field(default_factory=dict)  # parameter -> Optuna's JSON of its range
+    rungs: tuple[tuple[float, float], ...] = ()
+    inherited_from: int | None = None
+    attempts: int = 1
+    own_seconds: float = 0.0
 
     @property
     def feasible(self) -> bool:
@@ -56,7 +64,8 @@ class TrialRecord:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrialRecord:
         fields = {key: item for key, item in value.items() if key != "version"}
-        return cls(**{**fields, "assignment": assignment_from_json(value["assignment"])})
+        rungs = tuple((float(epochs), float(accuracy)) for epochs, accuracy in fields.get("rungs", ()))
+        return cls(**{**fields, "assignment": assignment_from_json(value["assignment"]), "rungs": rungs})
 
 
 def excess(accuracy_loss: float, max_accuracy_loss: float) -> float:
@@ -65,16 +74,13 @@ def excess(accuracy_loss: float, max_accuracy_loss: float) -> float:
     return min(difference, 0.0) if difference <= ROUNDING else difference
 
 
-def best_trial(records: Mapping[int, TrialRecord], dense_us: float) -> TrialRecord | None:
-    """The feasible trial of lowest latency, if it is below that of dense; of equally fast ones, the more accurate."""
-    faster = [record for record in records.values() if record.feasible and record.latency_us < dense_us]
-    return min(faster, key=lambda record: (record.latency_us, record.accuracy_loss or 0.0, record.number), default=None)
+def is_over(records: Mapping[int, TrialRecord], trials: int, timeout_s: float | None, running: int = 0) -> bool:
+    """Whether a search of so many trials, or of so many seconds spent in trials, starts no more of them.
 
-
-def is_over(records: Mapping[int, TrialRecord], trials: int, timeout_s: float | None) -> bool:
-    """Whether a search of so many trials, or of so many seconds spent in trials, starts no more of them."""
+    The seconds of trials that run at the same time are added up; `running` trials have no record yet.
+    """
     spent_s = sum(record.seconds for record in records.values())
-    return len(records) >= trials or (timeout_s is not None and spent_s >= timeout_s)
+    return len(records) + running >= trials or (timeout_s is not None and spent_s >= timeout_s)
 
 
 def closest_trial(records: Mapping[int, TrialRecord]) -> TrialRecord | None:

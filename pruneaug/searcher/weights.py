@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save
 from pruneaug.errors import RunError
 from pruneaug.files import atomic_write_bytes
 
+MODEL, MASKS = "model.safetensors", "masks.safetensors"
+
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors by name, with the strides and the sharing of memory undone. Raises StorageError."""

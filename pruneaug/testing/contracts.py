@@ -8,16 +8,19 @@ class TestMyPruner(PrunerContract):
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
 import torch
 from torch import nn
 
-from pruneaug.finetune.protocol import FineTuner
+from pruneaug.finetune.batchnorm import reestimate_batchnorm
+from pruneaug.finetune.protocol import DenseTraining, FineTuner, Rung, Rungs, accepts
 from pruneaug.network.layers import Network, apply_masks, find_layers, get_weight
 from pruneaug.pruners.magnitude import Magnitude
-from pruneaug.pruners.protocol import Pruned, Pruner, TaskCalibration
+from pruneaug.pruners.protocol import Pruned, Pruner, Scorer, TaskCalibration
 from pruneaug.searcher.space import SearchSpace, build_space
 from pruneaug.searcher.strategies.protocol import Strategy
 from pruneaug.sparsity.masks import check_mask, mask_sparsity
@@ -49,7 +52,18 @@ class PrunerContract:
         return model, network, assignment, pruned
 
     def masks_at_the_end(self, model: nn.Module, pruned: Pruned) -> dict[str, torch.Tensor]:
-        return pruned.masks if pruned.revise is None else pruned.revise(model, 1.0)
+        """The masks after three steps of what a fine-tuner does, if the pruner changes them meanwhile."""
+        if pruned.revise is None:
+            return pruned.masks
+        task, masks = ToyTask("cnn"), pruned.masks
+        for progress, batch in zip((0.0, 0.5, 1.0), task.batches("train", 32, 0)):
+            masks = pruned.revise(model, progress)
+            apply_masks(model, masks)
+            model.zero_grad()
+            task.loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+            if pruned.observe is not None:
+                pruned.observe(model)
+        return masks
 
     def test_each_layer_that_is_not_dense_gets_a_bool_mask_of_its_weights_shape(self) -> None:
         model, _, assignment, pruned = self.prune()
@@ -84,6 +98,23 @@ class PrunerContract:
         model = self.prune()[0]
         assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
+    def test_a_scorer_scores_each_weight_and_leaves_the_network_as_it_was(self) -> None:
+        pruner, task = self.make(), ToyTask("cnn")
+        if not isinstance(pruner, Scorer):
+            return
+        model = task.build_model()
+        before = copy.deepcopy(model.state_dict())
+        network = find_layers(model, task.example_inputs(1))
+        scores = pruner.scores(model, network, TaskCalibration(task, 32))
+        assert set(scores) == {layer.name for layer in network.layers}
+        for name, score in scores.items():
+            assert score.dtype == torch.float32
+            assert score.shape == get_weight(model, name).shape
+            assert bool(score.isfinite().all())
+            assert float(score.min()) >= 0
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+        assert all(module.training for module in model.modules())
+
 
 class FineTunerContract:
     """Of a FineTuner. Override `make`."""
@@ -99,7 +130,10 @@ class FineTunerContract:
         assignment = {layer.name: LayerChoice(Block(4, 1), 0.5) for layer in network.layers}
         pruned = Magnitude().prune(model, network, assignment, None)
         apply_masks(model, pruned.masks)
-        return model, pruned, self.make().finetune(model, pruned, task, _TRAIN, seed=seed, **options)
+        finetuner = self.make()
+        if accepts(finetuner, "dense"):
+            options = {"dense": DenseTraining(_TRAIN, task.build_model().state_dict()), **options}
+        return model, pruned, finetuner.finetune(model, pruned, task, _TRAIN, seed=seed, **options)
 
     def test_removed_weights_stay_exactly_zero(self) -> None:
         model, _, result = self.finetune()
@@ -135,6 +169,86 @@ class FineTunerContract:
         _, _, result = self.finetune(progress=lambda step, total, loss: steps.append((step, total)))
         assert steps[-1] == (result.steps, result.steps)
         assert [step for step, _ in steps] == sorted({step for step, _ in steps})
+
+
+class ResumableContract(FineTunerContract):
+    """Of a FineTuner that takes `rungs`. Override `make`."""
+
+    def judge(self, rung: Rung) -> bool:
+        """As a search judges a rung; then it leaves as much of a mess as it may."""
+        task = ToyTask("cnn")
+        reestimate_batchnorm(rung.model, task.batches("train", 32, 7))
+        assert 0 <= task.evaluate(rung.model, "validation") <= 1
+        torch.rand(5)
+        rung.model.train()
+        return True
+
+    def test_rungs_change_nothing(self) -> None:
+        plain, looked_at = self.finetune()[0], self.finetune(rungs=Rungs((0.3, 1.0), self.judge))[0]
+        _assert_equal(plain, looked_at)
+
+    def test_rungs_come_in_order_under_their_masks_in_eval_mode(self) -> None:
+        seen: list[tuple[float, int]] = []
+
+        def judge(rung: Rung) -> bool:
+            seen.append((rung.epochs, rung.steps))
+            assert not any(module.training for module in rung.model.modules())
+            for name, mask in rung.masks.items():
+                assert int(get_weight(rung.model, name).detach()[~mask].count_nonzero()) == 0
+            return True
+
+        self.finetune(rungs=Rungs((1.0, 0.5, 2.0), judge))  # there are 8 steps in each of the 2 epochs
+        assert seen == [(0.5, 4), (1.0, 8)]
+
+    def test_a_judge_ends_the_training(self) -> None:
+        model, _, result = self.finetune(rungs=Rungs((0.5, 1.0), lambda rung: rung.epochs < 1))
+        assert (result.stopped, result.steps, result.epochs) == (True, 8, 1.0)
+        assert not any(module.training for module in model.modules())
+        for name, mask in result.masks.items():
+            assert int(get_weight(model, name).detach()[~mask].count_nonzero()) == 0
+
+    def test_a_training_that_was_killed_goes_on_from_its_last_rung_to_the_same_weights(self) -> None:
+        plain, _, whole = self.finetune()
+        seen: list[int] = []
+
+        def judge(rung: Rung) -> bool:
+            seen.append(rung.steps)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            return self.judge(rung)
+
+        with TemporaryDirectory() as folder:
+            rungs = Rungs((0.5, 1.0, 1.5), judge, Path(folder) / "training.safetensors")
+            try:
+                self.finetune(rungs=rungs)
+            except KeyboardInterrupt:
+                torch.rand(3)
+            model, _, result = self.finetune(rungs=rungs)
+        assert seen == [4, 8, 8, 12]
+        assert (result.steps, result.epochs, result.last_loss) == (whole.steps, whole.epochs, whole.last_loss)
+        _assert_equal(plain, model)
+
+    def test_a_training_that_a_judge_ended_can_be_continued(self) -> None:
+        plain = self.finetune()[0]
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "training.safetensors"
+            assert self.finetune(rungs=Rungs((1.0,), lambda rung: False, path))[2].stopped
+            model, _, result = self.finetune(rungs=Rungs((1.0,), lambda rung: True, path))
+        assert not result.stopped
+        _assert_equal(plain, model)
+
+    def test_the_checkpoint_of_another_training_is_left_alone(self) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "training.safetensors"
+            self.finetune(seed=1, rungs=Rungs((1.0,), lambda rung: False, path))
+            model = self.finetune(seed=2, rungs=Rungs((1.0,), checkpoint=path))[0]
+        _assert_equal(self.finetune(seed=2)[0], model)
+
+
+def _assert_equal(first: nn.Module, second: nn.Module) -> None:
+    """Bit for bit."""
+    others = second.state_dict()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in first.state_dict().items())
 
 
 class TaskContract:

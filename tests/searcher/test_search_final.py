@@ -1,9 +1,11 @@
+import statistics
+
 import pytest
 from toy_search import gentle, make_job, make_parts, search
 
 from pruneaug.errors import RunError, TrainingError
 from pruneaug.searcher.candidate import Candidate
-from pruneaug.searcher.final import finalize, load_best
+from pruneaug.searcher.final import finalize, finished_trials, load_best
 from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.testing.evaluator import AnalyticEvaluator
 from pruneaug.testing.task import ToyTask
@@ -88,3 +90,69 @@ def test_without_a_feasible_trial_only_the_dense_network_is_tested(tmp_path):
 def test_finalize_needs_a_dense_network(tmp_path):
     with pytest.raises(RunError, match=r"dense/model\.safetensors"):
         finalize(ToyTask(), RunDir(tmp_path))
+
+
+class Recovering(AnalyticEvaluator):
+    """The long fine-tuning brings back what the trial lost, but for `left` of it; seeds change a little."""
+
+    def __init__(self, left=0.5):
+        task, network, _ = make_parts()
+        super().__init__(task, network, gentle)
+        self.left, self.seeds = left, []
+
+    def prune(self, assignment, *, seed, **options):
+        self.seeds.append(seed)
+        return super().prune(assignment, seed=seed, **options)
+
+    def refine(self, weights, masks, *, seed, **options):
+        accuracy = super().refine(weights, masks, seed=seed, **options).accuracy
+        return Candidate(weights, masks, 1 - self.left * (1 - accuracy) - (seed % 100) * 1e-6, 5.0)
+
+
+def test_a_faster_finalist_that_the_long_fine_tuning_makes_feasible_wins(tmp_path):
+    alone, _ = search(tmp_path / "one", make_job(trials=12, strategy="random"), evaluator=Recovering())
+    job = make_job(trials=12, strategy="random").model_copy(
+        update={"finetune": make_job().finetune.model_copy(update={"finalists": 3})}
+    )
+    result, evaluator = search(tmp_path / "three", job, evaluator=Recovering())
+    assert evaluator.refined > 1
+    assert result.best.latency_us < alone.best.latency_us
+    assert not result.best.feasible  # as a trial
+    assert 1 - result.best_accuracy <= 0.02
+    assert result.outcome == "found"
+    record = read_json(tmp_path / "three" / "best" / "record.json")
+    assert record["number"] == result.best.number
+    assert {item["number"] for item in record["finalists"]} >= {alone.best.number, result.best.number}
+    feasible = [result.trials[item["number"]] for item in record["finalists"] if item["feasible"]]
+    assert result.best.latency_us == min(trial.latency_us for trial in feasible)
+    dense_us = result.dense_latency_us
+    assert finished_trials(RunDir(tmp_path / "three"), job.search, dense_us).keys() == set(range(12))
+    assert search(tmp_path / "three", job, evaluator=Recovering())[1].refined == 0
+
+
+def test_finalists_that_stay_infeasible_do_not_win(tmp_path):
+    job = make_job(trials=12, strategy="random").model_copy(
+        update={"finetune": make_job().finetune.model_copy(update={"finalists": 3})}
+    )
+    result, _ = search(tmp_path, job, evaluator=Recovering(left=0.999))
+    assert result.best.feasible
+
+
+def test_the_winner_is_made_again_with_other_seeds_and_each_repeat_only_once(tmp_path):
+    job = make_job().model_copy(update={"finetune": make_job().finetune.model_copy(update={"repeats": 3})})
+    result, evaluator = search(tmp_path, job, evaluator=Recovering())
+    assert len(result.repeats) == 3
+    assert len(set(evaluator.seeds)) == len(evaluator.seeds)
+    assert evaluator.refined == 4
+    assert evaluator.pruned[-3:] == [result.best.assignment] * 3
+    assert result.repeats_mean == pytest.approx(statistics.mean(result.repeats))
+    assert result.repeats_spread == pytest.approx(statistics.stdev(result.repeats))
+    assert result.repeats_spread > 0
+    kept = read_json(tmp_path / "best" / "record.json")["repeats"]
+    assert [item["accuracy_validation"] for item in kept] == list(result.repeats)
+    again, evaluator = search(tmp_path, job, evaluator=Recovering())
+    assert (again.repeats, evaluator.refined) == (result.repeats, 0)
+    more = make_job().model_copy(update={"finetune": make_job().finetune.model_copy(update={"repeats": 4})})
+    again, evaluator = search(tmp_path, more, evaluator=Recovering())
+    assert again.repeats[:3] == result.repeats
+    assert (len(again.repeats), evaluator.refined) == (4, 1)

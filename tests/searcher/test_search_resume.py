@@ -32,7 +32,7 @@ def undisturbed(tmp_path_factory):
 
 
 def timeless(trials):
-    return [replace(trial, seconds=0.0) for trial in trials]
+    return [replace(trial, seconds=0.0, own_seconds=0.0) for trial in trials]
 
 
 def lines(path):
@@ -74,13 +74,14 @@ def test_a_driver_killed_in_a_trial_goes_on_by_the_same_command(tmp_path, undist
     ("function", "call", "repeated"),
     [
         ("pruneaug.searcher.dense:write_json", 1, 0),
-        ("pruneaug.searcher.study:keep_faster", 3, 0),
-        ("pruneaug.searcher.study:save_tensors", 2, 1),
-        ("pruneaug.searcher.study:write_record", 2, 1),
+        ("pruneaug.searcher.driver:keep_faster", 3, 0),
+        ("pruneaug.searcher.work:save_tensors", 2, 1),
+        ("pruneaug.searcher.driver:write_record", 2, 1),
         ("pruneaug.searcher.history:tell", 2, 0),
-        ("pruneaug.searcher.history:_constraints", 2, 0),
-        ("pruneaug.searcher.final:save_tensors", 2, 1),
-        ("pruneaug.searcher.final:write_json", 1, 1),
+        ("pruneaug.searcher.history:_user_attrs", 2, 0),
+        ("pruneaug.searcher.ending:write_json", 1, 1),
+        ("pruneaug.searcher.ending:save_tensors", 2, 0),
+        ("pruneaug.searcher.ending:write_json", 2, 0),
     ],
 )
 def test_killed_at_any_moment_no_trial_is_lost_and_no_finished_one_repeated(
@@ -148,7 +149,8 @@ def test_a_lost_study_is_made_again_from_the_records(tmp_path, undisturbed):
             new.params,
             new.distributions,
         )
-        assert (old.constraints, old.user_attrs, old.intermediate_values) == (
+        facts = {key: value for key, value in old.user_attrs.items() if key != history.SUBMITTED}
+        assert (old.constraints, facts, old.intermediate_values) == (
             new.constraints,
             new.user_attrs,
             new.intermediate_values,

@@ -19,7 +19,7 @@ TABLE = analytic_table([WIDE, NARROW], ["block:1x1", "block:8x1"], [0.5, 0.7, 0.
 
 
 def spec(**options):
-    return SpaceSpec(**{"patterns": ["block:1x1", "block:8x1"], "sparsities": [0.5, 0.9], **options})
+    return SpaceSpec(**{"patterns": ["block:1x1", "block:8x1"], "sparsities": [0.5, 0.9], "steps": 1, **options})
 
 
 def choices(space):

@@ -10,7 +10,7 @@ from pruneaug.errors import InputError, PluginError, SpecError, StorageError, Tr
 from pruneaug.latency.network import predict
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.pruners.protocol import Pruned
-from pruneaug.searcher import study
+from pruneaug.searcher import driver, work
 from pruneaug.searcher.final import load_best
 from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.searcher.study import run_search
@@ -124,7 +124,7 @@ def test_a_pruner_that_cuts_blocks_fails_its_trial(tmp_path, monkeypatch):
 
 
 def test_a_disk_too_full_for_the_weights_stops_the_search_and_no_trial_is_lost(tmp_path, monkeypatch):
-    real, calls = study.save_tensors, []
+    real, calls = work.save_tensors, []
 
     def full_once(path, tensors):
         calls.append(path)
@@ -132,7 +132,7 @@ def test_a_disk_too_full_for_the_weights_stops_the_search_and_no_trial_is_lost(t
             raise StorageError("the disk is full")
         real(path, tensors)
 
-    monkeypatch.setattr(study, "save_tensors", full_once)
+    monkeypatch.setattr(work, "save_tensors", full_once)
     with pytest.raises(StorageError):
         search(tmp_path)
     result, _ = search(tmp_path)
@@ -146,7 +146,7 @@ def test_a_disk_too_full_for_a_record_stops_the_search_and_the_trial_is_not_lost
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "write_record", full)
+        patch.setattr(driver, "write_record", full)
         with pytest.raises(StorageError):
             search(tmp_path)
     result, _ = search(tmp_path)

@@ -36,14 +36,24 @@ def test_uniform_gives_one_pattern_and_sparsity_to_every_layer_that_may_have_it(
 def test_joint_has_a_pattern_for_each_group_and_one_sparsity(space):
     params = {"sparsity": 0.6, "pattern a": "block:8x1", "pattern b": "dense", "pattern c": "block:1x1"}
     assignment = Joint().propose(optuna.trial.FixedTrial(params), space)
-    assert assignment == {"a": LayerChoice(Block(8, 1), 0.6), "b": DENSE, "c": LayerChoice(Block(1, 1), 0.6)}
+    assert assignment == {
+        "a": LayerChoice(Block(8, 1), 0.6),
+        "b": DENSE,
+        "c": LayerChoice(Block(1, 1), 0.6),
+        "d": DENSE,
+    }
 
 
 def test_random_has_a_pattern_and_a_sparsity_for_each_layer(space):
     params = {"pattern a": "block:8x1", "sparsity a": 0.6, "pattern b": "block:1x1", "sparsity b": 0.55}
     params |= {"pattern c": "dense", "sparsity c": 0.9}
     assignment = Random().propose(optuna.trial.FixedTrial(params), space)
-    assert assignment == {"a": LayerChoice(Block(8, 1), 0.6), "b": LayerChoice(Block(1, 1), 0.55), "c": DENSE}
+    assert assignment == {
+        "a": LayerChoice(Block(8, 1), 0.6),
+        "b": LayerChoice(Block(1, 1), 0.55),
+        "c": DENSE,
+        "d": DENSE,
+    }
 
 
 @pytest.mark.parametrize("strategy", [Joint(), Uniform()])

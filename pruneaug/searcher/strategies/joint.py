@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optuna
 
+from pruneaug.searcher.limits import settle
 from pruneaug.searcher.space import SearchSpace
 from pruneaug.searcher.strategies.parzen import checked_startup, parzen_sampler
 from pruneaug.sparsity.patterns import Assignment, parse_pattern
@@ -26,7 +27,7 @@ class Joint:
             names = ["dense", *(str(item) for item in group[0].patterns)]
             pattern = parse_pattern(trial.suggest_categorical(f"pattern {group[0].name}", names))
             assignment.update({layer.name: layer.nearest(pattern, sparsity) for layer in group})
-        return assignment
+        return settle(space, assignment)
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return parzen_sampler(seed, self._startup_trials)

@@ -16,6 +16,9 @@ class Strategy(Protocol):
 
     The parameters, their names and ranges must be the same in every trial: Optuna's samplers learn only from
     parameters that all trials share.
+
+    A strategy with `directions = 2` gets a study that minimises both latency and accuracy loss, in this order; the
+    study of others (`directions = 1`, or no such attribute) minimises what the objective asks.
     """
 
     def propose(self, trial: optuna.Trial, space: SearchSpace) -> Assignment:

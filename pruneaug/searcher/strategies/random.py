@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optuna
 
+from pruneaug.searcher.limits import settle
 from pruneaug.searcher.space import SearchSpace
 from pruneaug.sparsity.patterns import Assignment, parse_pattern
 
@@ -19,7 +20,7 @@ class Random:
                 pattern = parse_pattern(trial.suggest_categorical(f"pattern {layer.name}", names))
                 sparsity = trial.suggest_float(f"sparsity {layer.name}", *layer.sparsity_range)
                 assignment[layer.name] = layer.nearest(pattern, sparsity)
-        return assignment
+        return settle(space, assignment)
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.RandomSampler(seed=seed)

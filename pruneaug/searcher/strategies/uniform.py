@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optuna
 
+from pruneaug.searcher.limits import settle
 from pruneaug.searcher.space import SearchSpace
 from pruneaug.searcher.strategies.parzen import checked_startup, parzen_sampler
 from pruneaug.sparsity.patterns import Assignment, parse_pattern
@@ -21,7 +22,7 @@ class Uniform:
     def propose(self, trial: optuna.Trial, space: SearchSpace) -> Assignment:
         pattern = parse_pattern(trial.suggest_categorical("pattern", [str(item) for item in space.patterns]))
         sparsity = trial.suggest_float("sparsity", *space.sparsity_range)
-        return {layer.name: layer.nearest(pattern, sparsity) for layer in space.layers}
+        return settle(space, {layer.name: layer.nearest(pattern, sparsity) for layer in space.layers})
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return parzen_sampler(seed, self._startup_trials)

@@ -1,0 +1,49 @@
+"""What a search costs: seconds of training, and its own beside them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Clock:
+    """Tells the time in which trials train (or may train) from the driver's own."""
+
+    def __init__(self) -> None:
+        self._began = self._lap = time.monotonic()
+        self._training = self._training_lap = 0.0
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """The driver waits for trials."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._training += time.monotonic() - began
+
+    @contextmanager
+    def own(self) -> Iterator[None]:
+        """Inside `training`, the driver works itself."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._training -= time.monotonic() - began
+
+    def lap(self) -> float:
+        """The driver's own seconds since the last lap."""
+        now = time.monotonic()
+        own = (now - self._lap) - (self._training - self._training_lap)
+        self._lap, self._training_lap = now, self._training
+        return max(own, 0.0)
+
+    def totals(self, before: dict[str, Any]) -> dict[str, float]:
+        """`seconds_own` and `seconds_waiting` of this driver added to those of earlier ones."""
+        own = time.monotonic() - self._began - self._training
+        return {
+            "seconds_own": float(before.get("seconds_own", 0.0)) + own,
+            "seconds_waiting": float(before.get("seconds_waiting", 0.0)) + self._training,
+        }

@@ -1,0 +1,150 @@
+"""The end of a search: the long fine-tuning of the finalists, the constraint checked again, the winner repeated."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from pruneaug.searcher import history
+from pruneaug.searcher.driver import Driver
+from pruneaug.searcher.rundir import read_json, write_json
+from pruneaug.searcher.trial import TrialRecord
+from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, save_tensors
+from pruneaug.searcher.work import Failed, Judged, TrialWork
+
+_FINAL, _REPEAT = 2, 100  # purposes of seeds
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """The network that a search ends with: its trial, its validation accuracy, and those of its repeats."""
+
+    trial: TrialRecord
+    accuracy: float
+    repeats: tuple[float, ...] = ()
+
+
+def end_search(driver: Driver) -> Winner | None:
+    """Fine-tune the finalists for longer, choose the winner, store it in best/, and make it again with other seeds.
+
+    Each is done once; a search that was killed in it goes on. None if no trial keeps the constraint.
+    """
+    run, goal = driver.run, driver.goal
+    finalists = goal.finalists(driver.records, driver.job.finetune.finalists)
+    path = run.best / "record.json"
+    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    numbers = [trial.number for trial in finalists]
+    if not known or [item["number"] for item in known.get("finalists", [known])] != numbers:
+        path.unlink(missing_ok=True)  # the weights beside it are about to change
+        known = _choose(driver, _refine(driver, finalists))
+        if not known:
+            return None
+        write_json(path, known)
+    winner = driver.records[known["number"]]
+    repeats = _repeat(driver, winner, list(known.get("repeats", [])))
+    if repeats != known.get("repeats", []):
+        write_json(path, {**known, "repeats": repeats})
+    accuracies = [item["accuracy_validation"] for item in repeats if item["accuracy_validation"] is not None]
+    return Winner(winner, float(known["accuracy_validation"]), tuple(accuracies))
+
+
+def _refine(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]]:
+    """What became of each finalist: the better of the trial's network and the longer fine-tuned one."""
+    works = [_final_work(driver, trial) for trial in finalists]
+    todo = [work for work in works if not (work.folder / "record.json").exists()]
+    for event in driver.do(todo):
+        trial = driver.records[event.work.number]
+        write_json(event.work.folder / "record.json", _finalist(trial, event))
+        driver.run.checkpoint(event.work.key).unlink(missing_ok=True)
+    return [read_json(work.folder / "record.json") for work in works]
+
+
+def _finalist(trial: TrialRecord, event: Judged | Failed) -> dict[str, Any]:
+    """A fine-tuning that fails or does not help leaves the trial's network as it is: no error may lose it."""
+    facts: dict[str, Any] = {"number": trial.number, "accuracy_validation": trial.accuracy_validation, "epochs": 0.0}
+    if isinstance(event, Failed):
+        return {**facts, "refined": False, "error": event.error}
+    if event.accuracy < (trial.accuracy_validation or 0.0):
+        return {**facts, "refined": False, "error": None}
+    return {**facts, "accuracy_validation": event.accuracy, "epochs": event.epochs, "refined": True, "error": None}
+
+
+def _choose(driver: Driver, finalists: list[dict[str, Any]]) -> dict[str, Any]:
+    """The best of the finalists that keep the constraint, its network stored; empty if none does."""
+    run, goal = driver.run, driver.goal
+    ranked = []
+    for facts in finalists:
+        trial = driver.records[facts["number"]]
+        loss = goal.dense_accuracy - facts["accuracy_validation"]
+        facts["feasible"] = goal.violation(loss, trial.latency_us) <= 0
+        first, second = (loss, trial.latency_us) if goal.objective == "accuracy" else (trial.latency_us, loss)
+        if facts["feasible"] and trial.latency_us < goal.dense_us:
+            ranked.append((first, second, trial.number, facts))
+    if not ranked:
+        return {}
+    *_, number, chosen = min(ranked, key=lambda item: item[:3])
+    source = run.final_weights(number) if chosen["refined"] else run.trial_weights(number)
+    for name in (MODEL, MASKS):
+        save_tensors(run.best / name, load_tensors(source / name))
+    public = [{key: value for key, value in facts.items() if key != "refined"} for facts in finalists]
+    own = {key: chosen[key] for key in ("number", "accuracy_validation", "epochs", "error")}
+    return {**own, "finalists": public, "repeats": []}
+
+
+def _repeat(driver: Driver, winner: TrialRecord, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Make the winner again, pruned and fine-tuned from the start with other seeds, as often as the job asks."""
+    todo = range(len(done), driver.job.finetune.repeats)
+    pruned = dict(zip(todo, driver.do([_first_work(driver, winner, index) for index in todo]), strict=True))
+    whole = [index for index in todo if isinstance(pruned[index], Judged)]
+    refined = dict(zip(whole, driver.do([_second_work(driver, winner, index) for index in whole]), strict=True))
+    for index in todo:
+        event = pruned[index]
+        error, accuracy = (event.error, None) if isinstance(event, Failed) else (None, event.accuracy)
+        longer = refined.get(index)
+        if accuracy is not None and isinstance(longer, Judged):
+            accuracy = max(accuracy, longer.accuracy)  # as for the winner: the better of the two
+        seed = _first_work(driver, winner, index).seed
+        done = [*done, {"seed": seed, "accuracy_validation": accuracy, "error": error}]
+        shutil.rmtree(driver.run.finals / f"repeat-{index}", ignore_errors=True)
+    return done
+
+
+def _final_work(driver: Driver, trial: TrialRecord) -> TrialWork:
+    key = f"{trial.number}-final"
+    return TrialWork(
+        key=key,
+        number=trial.number,
+        assignment=trial.assignment,
+        seed=history.trial_seed(driver.job.search.seed, trial.number, _FINAL),
+        folder=driver.run.final_weights(trial.number),
+        refine=driver.run.trial_weights(trial.number),
+        checkpoint=driver.run.checkpoint(key) if driver.is_resumable else None,
+        store_from=trial.accuracy_validation or 0.0,
+    )
+
+
+def _first_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
+    source = winner.inherited_from
+    inherit = None if source is None or not driver.run.has_weights(source) else driver.run.trial_weights(source)
+    return TrialWork(
+        key=f"{winner.number}-repeat-{index}",
+        number=winner.number,
+        assignment=winner.assignment,
+        seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index),
+        folder=driver.run.finals / f"repeat-{index}",
+        inherit=inherit,
+    )
+
+
+def _second_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
+    folder = driver.run.finals / f"repeat-{index}"
+    return TrialWork(
+        key=f"{winner.number}-repeat-{index}-final",
+        number=winner.number,
+        assignment=winner.assignment,
+        seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index + 1),
+        folder=folder / "final",
+        refine=folder,
+        store_from=2.0,  # only its accuracy is wanted
+    )

@@ -1,0 +1,159 @@
+"""What is searched for: which trials may win, which is the best, and how far off the others are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pruneaug.errors import SpecError
+from pruneaug.searcher.space import Objective
+from pruneaug.searcher.trial import ROUNDING, TrialRecord, excess
+from pruneaug.spec.models import SearchSpec
+
+Records = Mapping[int, TrialRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The objective of a search with all that it compares with.
+
+    `latency`: the least latency below that of dense, with a loss of at most `max_accuracy_loss`. `accuracy`: the least
+    loss, with a latency below that of dense and at most `max_latency_us`. `front`: both; what no other trial beats in
+    one without losing in the other, and the `latency` answer is the network that the search ends with.
+    """
+
+    objective: Objective
+    dense_us: float
+    dense_accuracy: float
+    max_accuracy_loss: float
+    max_latency_us: float | None = None
+
+    def violation(self, loss: float, latency_us: float) -> float:
+        """What a judged trial exceeds the limit by; at most 0 if it keeps it."""
+        if self.max_latency_us is not None:
+            return excess(latency_us / self.max_latency_us, 1.0)
+        return excess(loss, self.max_accuracy_loss)
+
+    def can_win(self, latency_us: float, records: Records) -> bool:
+        """Whether a network of this latency could still be the best (of `front`: in the front)."""
+        if latency_us >= self.dense_us:  # dense is there without training, and loses nothing
+            return False
+        if self.objective == "accuracy":
+            return self.max_latency_us is None or latency_us <= self.max_latency_us
+        if self.objective == "front":
+            beaten = (r for r in judged(records) if r.latency_us <= latency_us and (r.accuracy_loss or 0.0) <= 0)
+            return next(beaten, None) is None
+        best = self.best(records)
+        return best is None or latency_us < best.latency_us
+
+    def loss_to_beat(self, latency_us: float, records: Records) -> float:
+        """The largest loss with which a network of this latency could be the best (of `front`: in the front)."""
+        if self.objective == "latency":
+            return self.max_accuracy_loss
+        others = judged(records) if self.objective == "accuracy" else _no_slower(judged(records), latency_us)
+        return min((r.accuracy_loss for r in others if r.accuracy_loss is not None), default=1.0)
+
+    def ranked(self, records: Records) -> list[TrialRecord]:
+        """The feasible trials that are faster than dense, best first."""
+        faster = [r for r in records.values() if r.feasible and r.latency_us < self.dense_us]
+        return sorted(faster, key=self.rank)
+
+    def rank(self, record: TrialRecord) -> tuple[float, float, int]:
+        """Smaller is better; of equally good trials, the one that is better in the other figure."""
+        loss = record.accuracy_loss or 0.0
+        first, second = (loss, record.latency_us) if self.objective == "accuracy" else (record.latency_us, loss)
+        return first, second, record.number
+
+    def best(self, records: Records) -> TrialRecord | None:
+        """The feasible trial that wins so far; None if dense does."""
+        return next(iter(self.ranked(records)), None)
+
+    def front(self, records: Records) -> tuple[TrialRecord, ...]:
+        """The judged trials faster than dense that no other beats in latency and loss, fastest first."""
+        return non_dominated(r for r in judged(records) if r.latency_us < self.dense_us)
+
+    def finalists(self, records: Records, count: int) -> list[TrialRecord]:
+        """The trials that a longer fine-tuning may make the winner: the best one, and those that could beat it then.
+
+        Beside the best feasible trial these are, of objective `accuracy`, the next in rank; of the others the faster
+        ones that exceed the allowed loss, the closest first.
+        """
+        ranked = self.ranked(records)
+        if self.objective == "accuracy":
+            return ranked[:count]
+        below_us = ranked[0].latency_us if ranked else self.dense_us
+        close = [r for r in judged(records) if not r.feasible and r.latency_us < below_us]
+        close.sort(key=lambda r: (r.violation or 0.0, r.latency_us, r.number))
+        return [*ranked[:1], *close[: count - 1]]
+
+    def wanted(self, records: Records, finalists: int) -> list[TrialRecord]:
+        """The trials whose networks the end of the search needs: the finalists, and the whole front if it is asked."""
+        needed = self.finalists(records, finalists)
+        if self.objective != "front":
+            return needed
+        return [*needed, *(r for r in self.front(records) if r not in needed)]
+
+    def store_from(self, finalists: int) -> float:
+        """The accuracy below which a trial's network is never needed."""
+        if self.objective != "latency" or finalists > 1:
+            return 0.0
+        return self.dense_accuracy - self.max_accuracy_loss - 2 * ROUNDING
+
+    def shortfall(self, loss: float) -> float:
+        """What a stopper compares at a rung: the loss beyond what is allowed, or of `accuracy` the whole loss."""
+        return loss if self.objective == "accuracy" else max(0.0, excess(loss, self.max_accuracy_loss))
+
+    def constraints(self, record: TrialRecord, directions: int) -> dict[str, float]:
+        """What the study takes as constraints, allowed when <= 0.
+
+        A stopped trial is held against the limit at its last rung. A study of both figures needs none for the front.
+        """
+        if self.objective == "front" and directions == 2:
+            return {}
+        name = "latency" if self.objective == "accuracy" else "accuracy_loss"
+        if record.violation is not None:
+            return {name: record.violation}
+        short = self.shortfall(self.dense_accuracy - record.rungs[-1][1]) if record.state == "stopped" else 0.0
+        return {name: short} if short > 0 and self.objective != "accuracy" else {}
+
+    def values(self, record: TrialRecord, directions: int) -> list[float]:
+        """What the study minimises."""
+        both = [record.latency_us, record.accuracy_loss or 0.0]
+        if directions == 2:
+            return both
+        return both[1:] if self.objective == "accuracy" else both[:1]
+
+
+def make_goal(search: SearchSpec, dense_us: float, dense_accuracy: float) -> Goal:
+    """Raises SpecError if the limit is none that a search can use."""
+    limit_us = None if search.max_latency_ms is None else search.max_latency_ms * 1e3
+    if search.max_latency_ratio is not None:
+        limit_us = search.max_latency_ratio * dense_us
+    return Goal(search.objective, dense_us, dense_accuracy, search.max_accuracy_loss, limit_us)
+
+
+def check_reachable(goal: Goal, best_possible_us: float) -> None:
+    """Raises SpecError if no network of the space is as fast as the limit asks."""
+    if goal.max_latency_us is not None and goal.max_latency_us < best_possible_us * (1 - ROUNDING):
+        raise SpecError(
+            f"search.max_latency_ms must be reachable, but {goal.max_latency_us / 1e3:.4g} ms is asked and the fastest "
+            f"network of this space takes {best_possible_us / 1e3:.4g} ms; raise it, or allow higher sparsities"
+        )
+
+
+def judged(records: Records) -> list[TrialRecord]:
+    """The trials whose accuracy is known."""
+    return [record for record in records.values() if record.accuracy_loss is not None]
+
+
+def non_dominated(records: Iterable[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """Those that no other beats in latency and loss, fastest first; of equal ones, the first."""
+    front: list[TrialRecord] = []
+    for record in sorted(records, key=lambda r: (r.latency_us, r.accuracy_loss or 0.0, r.number)):
+        if not front or (record.accuracy_loss or 0.0) < (front[-1].accuracy_loss or 0.0):
+            front.append(record)
+    return tuple(front)
+
+
+def _no_slower(records: Sequence[TrialRecord], latency_us: float) -> list[TrialRecord]:
+    return [record for record in records if record.latency_us <= latency_us]

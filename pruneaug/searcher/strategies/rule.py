@@ -1,0 +1,109 @@
+"""`rule`: one assignment by a rule, without a search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from pruneaug.errors import SpecError
+from pruneaug.searcher.limits import settle
+from pruneaug.searcher.space import LayerSpace, SearchSpace
+from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice
+
+APPLY, STOP = "apply", "stop"
+
+
+class Rule:
+    """Each layer gets the block that is fastest at equal saliency; one trial is trained.
+
+    What a layer may lose is what its smallest block loses at one sparsity, the same for all layers: `sparsity`, or the
+    lowest that takes at most `latency`, a fraction of the dense network's latency. Every block may then be as sparse as
+    it can without losing more.
+    """
+
+    def __init__(self, latency: float | None = None, sparsity: float | None = None) -> None:
+        if latency is None and sparsity is None:
+            latency = 0.5
+        told = {name: value for name, value in (("latency", latency), ("sparsity", sparsity)) if value is not None}
+        for name, value in told.items():
+            if len(told) > 1 or isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+                raise SpecError(
+                    "search.options of `rule` must be one of `latency` and `sparsity`, a fraction in (0, 1], but got "
+                    f"{name} {value!r}"
+                )
+        self._latency, self._sparsity = latency, sparsity
+
+    def propose(self, trial: optuna.Trial, space: SearchSpace) -> Assignment:
+        # Later trials are dense, which is never trained: there is nothing left to try.
+        if trial.suggest_categorical("rule", [APPLY, STOP]) == STOP:
+            return settle(space, {})
+        if self._sparsity is not None:
+            return best_blocks(space, self._sparsity)
+        assert self._latency is not None
+        return self._within(space, self._latency * space.dense_us)
+
+    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        return _Once()
+
+    def _within(self, space: SearchSpace, most_us: float) -> Assignment:
+        sparsities = sorted({choice.sparsity for layer in space.layers for choice in layer.choices})
+        least_us = space.dense_us
+        for sparsity in sparsities:
+            assignment = best_blocks(space, sparsity)
+            least_us = min(least_us, _latency_us(space, assignment))
+            if least_us <= most_us:
+                return assignment
+        raise SpecError(
+            f"search.options.latency must be reachable, but {self._latency} of the dense network's "
+            f"{space.dense_us:.6g} us is asked and the rule reaches {least_us / space.dense_us:.3g}; raise it, or "
+            "allow higher sparsities"
+        )
+
+
+def best_blocks(space: SearchSpace, sparsity: float) -> dict[str, LayerChoice]:
+    """The fastest choice of each layer that loses at most what its smallest block loses at the sparsity."""
+    return settle(space, {layer.name: _best(layer, sparsity) for layer in space.layers})
+
+
+def _best(layer: LayerSpace, sparsity: float) -> LayerChoice:
+    if not layer.patterns:
+        return layer.choices[0]
+    losses = [choice.sparsity for choice in layer.choices] if layer.lost is None else layer.lost
+    smallest = min(layer.patterns, key=lambda pattern: (pattern.rows * pattern.cols, pattern))
+    below = [at for at, each in enumerate(layer.choices) if each.pattern == smallest and each.sparsity <= sparsity]
+    if not below:
+        return DENSE
+    most = max(losses[at] for at in below)
+    allowed = [at for at in range(len(layer.choices)) if losses[at] <= most]
+    return layer.choices[min(allowed, key=lambda at: (layer.latencies_us[at], losses[at]))]
+
+
+def _latency_us(space: SearchSpace, assignment: Assignment) -> float:
+    """With the listed time of each choice; `settle` may move one off the list, which then counts as dense."""
+    total = space.rest_us
+    for layer in space.layers:
+        choice = assignment[layer.name]
+        total += layer.latencies_us[layer.choices.index(choice) if choice in layer.choices else 0]
+    return total
+
+
+class _Once(optuna.samplers.BaseSampler):
+    """`apply` in the first trial, `stop` in all others."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> str:
+        tried = [past for past in study.get_trials(deepcopy=False) if past.params.get("rule") == APPLY]
+        failed = [past for past in tried if past.state == optuna.trial.TrialState.FAIL]
+        return APPLY if len(tried) == len(failed) else STOP

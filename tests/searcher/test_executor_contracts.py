@@ -1,0 +1,24 @@
+import pytest
+
+from pruneaug.searcher.executors.local import Local
+from pruneaug.searcher.executors.processes import Processes
+from pruneaug.testing.executors import ExecutorContract
+
+
+class TestLocal(ExecutorContract):
+    def make(self):
+        return Local()
+
+
+class TestProcesses(ExecutorContract):
+    def make(self):
+        return Processes()
+
+
+@pytest.mark.slow
+class TestRay(ExecutorContract):
+    def make(self):
+        pytest.importorskip("ray")
+        from pruneaug.searcher.executors.ray_tune import RayTune
+
+        return RayTune(cpus=1)

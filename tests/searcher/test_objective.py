@@ -1,0 +1,138 @@
+import itertools
+import math
+
+import pytest
+from toy_search import make_job, make_parts, search
+
+from pruneaug.errors import SpecError
+from pruneaug.searcher.objective import Goal, non_dominated
+from pruneaug.searcher.trial import TrialRecord
+
+
+def record(number, latency_us, loss=None, *, max_loss=0.02, rungs=(), state=None):
+    violation = None if loss is None else loss - max_loss
+    return TrialRecord(
+        number,
+        state or ("skipped" if loss is None else "complete"),
+        {},
+        {},
+        0.5,
+        latency_us,
+        None if loss is None else 1 - loss,
+        loss,
+        violation,
+        rungs=rungs,
+    )
+
+
+def records(*items):
+    return {item.number: item for item in items}
+
+
+def goal(objective="latency", limit_us=None):
+    return Goal(objective, 100.0, 1.0, 0.02, limit_us)
+
+
+def beats(one, other):
+    no_worse = one.latency_us <= other.latency_us and one.accuracy_loss <= other.accuracy_loss
+    return no_worse and (one.latency_us < other.latency_us or one.accuracy_loss < other.accuracy_loss)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_what_no_other_beats(seed):
+    values = [(math.sin(seed * 37 + i * 11) + 2, math.cos(seed * 17 + i * 7) + 1) for i in range(30)]
+    items = [record(i, round(latency, 1), round(loss, 1)) for i, (latency, loss) in enumerate(values)]
+    front = non_dominated(items)
+    reference = {(r.latency_us, r.accuracy_loss) for r in items if not any(beats(o, r) for o in items)}
+    assert {(r.latency_us, r.accuracy_loss) for r in front} == reference
+    assert len(front) == len(reference)
+    assert all(a.latency_us < b.latency_us for a, b in itertools.pairwise(front))
+
+
+def test_the_least_latency_wins_and_what_is_no_faster_cannot():
+    done = records(record(0, 80, 0.01), record(1, 60, 0.02), record(2, 40, 0.03), record(3, 50))
+    assert goal().best(done).number == 1
+    assert goal().can_win(59, done)
+    assert not goal().can_win(60, done)
+    assert not goal().can_win(100, {})
+
+
+def test_the_least_loss_within_the_latency_wins_and_what_is_slower_cannot():
+    accuracy = goal("accuracy", 70.0)
+    done = {
+        r.number: TrialRecord(
+            r.number,
+            r.state,
+            {},
+            {},
+            0.5,
+            r.latency_us,
+            r.accuracy_validation,
+            r.accuracy_loss,
+            accuracy.violation(r.accuracy_loss, r.latency_us),
+        )
+        for r in (record(0, 80, 0.01), record(1, 60, 0.05), record(2, 40, 0.06))
+    }
+    assert accuracy.best(done).number == 1
+    assert accuracy.can_win(70, done)
+    assert not accuracy.can_win(71, done)
+    assert accuracy.loss_to_beat(65, done) == 0.01
+    assert [accuracy.values(done[1], 1), accuracy.values(done[1], 2)] == [[0.05], [60, 0.05]]
+
+
+def test_in_a_front_only_what_a_faster_network_without_loss_beats_cannot_win():
+    front = goal("front")
+    done = records(record(0, 80, 0.0), record(1, 60, 0.05))
+    assert front.can_win(70, done)
+    assert not front.can_win(80, done)
+    assert front.loss_to_beat(70, done) == 0.05
+    assert front.constraints(done[1], 2) == {}
+
+
+def test_finalists_are_the_best_and_the_faster_ones_that_nearly_keep_the_loss():
+    done = records(record(0, 80, 0.01), record(1, 60, 0.03), record(2, 50, 0.025), record(3, 90, 0.021))
+    assert [r.number for r in goal().finalists(done, 1)] == [0]
+    assert [r.number for r in goal().finalists(done, 3)] == [0, 2, 1]
+    assert [r.number for r in goal().finalists(records(record(1, 60, 0.03)), 1)] == []
+
+
+def test_a_stopped_trial_is_held_against_the_limit_at_its_last_rung():
+    stopped = record(0, 50, state="stopped", rungs=((1.0, 0.9), (2.0, 0.95)))
+    assert goal().constraints(stopped, 1) == {"accuracy_loss": pytest.approx(0.03)}
+
+
+def test_an_accuracy_search_keeps_its_limit_and_finds_the_least_loss(tmp_path):
+    job = make_job(trials=12, objective="accuracy", max_latency_ratio=0.6)
+    result, _ = search(tmp_path, job)
+    assert result.best is not None
+    trained = [trial for trial in result.trials if trial.state == "complete"]
+    limit = 0.6 * result.dense_latency_us
+    assert all(trial.latency_us <= limit for trial in trained)
+    assert all(trial.latency_us > limit for trial in result.trials if trial.state == "skipped")
+    assert result.best.accuracy_loss == min(trial.accuracy_loss for trial in trained)
+
+
+def test_a_front_search_keeps_the_networks_of_the_front(tmp_path):
+    result, _ = search(tmp_path, make_job(trials=12, objective="front", strategy="random"))
+    numbers = {trial.number for trial in result.front}
+    assert len(numbers) > 1
+    assert {int(folder.name) for folder in (tmp_path / "weights").iterdir()} >= numbers
+    assert result.best.latency_us == min(t.latency_us for t in result.trials if t.feasible)
+
+
+def test_an_unreachable_latency_names_the_reachable_one(tmp_path):
+    task, network, table = make_parts()
+    with pytest.raises(SpecError, match=r"fastest network of this space takes 0\.\d+ ms"):
+        search(tmp_path, make_job(objective="accuracy", max_latency_ms=1e-6), parts=(task, network, table))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"objective": "accuracy"}, "needs one of max_latency_ms and max_latency_ratio, but got none"),
+        ({"max_latency_ms": 1.0}, "goes with objective `accuracy`"),
+    ],
+)
+def test_limits_go_with_their_objective(options, words):
+    with pytest.raises(SpecError, match=words):
+        make_job(**options)

@@ -1,0 +1,76 @@
+import torch
+from toy_search import make_job, make_parts
+
+from pruneaug.network.layers import Layer, Network, get_weight
+from pruneaug.network.ops import LinearOp
+from pruneaug.searcher.origin import Origin, distance, nearest
+from pruneaug.searcher.study import run_search
+from pruneaug.sparsity.masks import block_mask
+from pruneaug.sparsity.patterns import Block, LayerChoice
+
+SMALL, LARGE = LinearOp(1, 8, 8), LinearOp(1, 8, 24)
+NETWORK = Network((Layer("small", SMALL), Layer("large", LARGE)))
+ELEMENT, ROWS = Block(1, 1), Block(4, 1)
+
+
+def test_the_distance_weighs_layers_by_their_multiplications():
+    one = {"small": LayerChoice(ELEMENT, 0.5), "large": LayerChoice(ELEMENT, 0.5)}
+    assert distance(one, one, NETWORK) == 0
+    assert distance(one, {**one, "large": LayerChoice(ELEMENT, 0.7)}, NETWORK) == 0.75 * (0.7 - 0.5)
+    assert distance(one, {"small": one["small"]}, NETWORK) == 0.75 * 0.5
+
+
+def test_masks_of_different_patterns_count_as_independent():
+    one, other = {"small": LayerChoice(ELEMENT, 0.5)}, {"small": LayerChoice(ROWS, 0.8)}
+    assert abs(distance(one, other, NETWORK) - 0.25 * (0.5 * 0.2 + 0.8 * 0.5)) < 1e-12
+
+
+def test_the_nearest_trial_is_chosen_unless_dense_is_nearer():
+    asked = {"large": LayerChoice(ELEMENT, 0.6)}
+    finished = {
+        0: {"large": LayerChoice(ELEMENT, 0.9)},
+        1: {"large": LayerChoice(ELEMENT, 0.5)},
+        2: {"large": LayerChoice(ELEMENT, 0.7)},
+    }
+    assert nearest(asked, finished, NETWORK) == 2  # as near as 1, and later
+    assert nearest({"large": LayerChoice(ELEMENT, 0.1)}, finished, NETWORK) is None
+    assert nearest(asked, {}, NETWORK) is None
+
+
+def test_removed_weights_are_the_dense_ones_and_all_else_is_inherited():
+    task, network, _ = make_parts("cnn")
+    dense, tuned = task.build_model(), task.build_model()
+    with torch.no_grad():
+        for tensor in tuned.state_dict().values():
+            tensor.add_(1)
+    name = network.layers[1].name
+    scores = get_weight(dense, name).detach().abs().flatten(1)
+    mask = block_mask(scores, ELEMENT, 0.5).view_as(get_weight(dense, name))
+    model = task.build_model()
+    Origin(tuned.state_dict(), {name: mask}).put_into(model)
+    expected = {key: value.clone() for key, value in tuned.state_dict().items()}
+    expected[f"{name}.weight"][~mask] = dense.state_dict()[f"{name}.weight"][~mask]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+def test_a_layer_with_the_same_choice_keeps_its_mask():
+    old = block_mask(torch.rand(8, 24), ELEMENT, 0.5)
+    new = block_mask(torch.rand(8, 24), ELEMENT, 0.5)
+    origin = Origin({}, {"large": old})
+    assert torch.equal(origin.same_masks({"large": new}, {"large": LayerChoice(ELEMENT, 0.5)})["large"], old)
+    assert torch.equal(origin.same_masks({"large": new}, {"large": LayerChoice(ELEMENT, 0.9)})["large"], new)
+    assert torch.equal(origin.same_masks({"large": new}, {"large": LayerChoice(ROWS, 0.5)})["large"], new)
+
+
+def test_trials_begin_with_the_weights_of_the_nearest_and_the_last_used_are_kept(tmp_path):
+    task, network, table = make_parts("cnn")
+    job = make_job(trials=10, max_accuracy_loss=0.5, inherit=True, keep_weights=2, objective="front")
+    result = run_search(job, task, network, table, 5.0, tmp_path)
+    heirs = [trial for trial in result.trials if trial.inherited_from is not None]
+    assert heirs
+    assert all(trial.inherited_from < trial.number for trial in heirs)
+    kept = {int(folder.name) for folder in (tmp_path / "weights").iterdir()}
+    needed = {trial.number for trial in result.front} | {result.best.number}
+    assert needed <= kept
+    assert len(kept - needed) <= 2

@@ -1,0 +1,90 @@
+"""The Ray executor, on clusters that run on this machine."""
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from faulty import Faulty, run
+from test_search_resume import timeless
+from toy_search import search
+
+from pruneaug.errors import SpecError
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _quiet_ray(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    yield
+    ray.shutdown()
+
+
+def executor(workers=1, **options):
+    return {"name": "ray", "workers": workers, "options": {"cpus": 1, **options}}
+
+
+def test_one_worker_gives_what_the_driver_itself_gives(tmp_path):
+    alone, _ = search(tmp_path / "alone")
+    result = run(tmp_path / "run", Faulty(tmp_path / "log"), executor=executor())
+    assert timeless(result.trials) == timeless(alone.trials)
+    best = [(folder / "best" / "model.safetensors").read_bytes() for folder in (tmp_path / "alone", tmp_path / "run")]
+    assert best[0] == best[1]
+
+
+def test_faults_in_trials_are_recorded_and_killed_workers_replaced(tmp_path):
+    faults = {1: "killed", 3: MemoryError(), 4: "hang"}
+    result = run(tmp_path / "run", Faulty(tmp_path / "log", faults), executor=executor(), trials=8, trial_timeout_s=5.0)
+    failed = {trial.error.partition(":")[0] for trial in result.trials if trial.state == "failed"}
+    assert failed == {"MemoryError", "TrialTimeout"}
+    assert max(trial.attempts for trial in result.trials) == 2
+    assert result.best is not None
+
+
+def test_more_than_any_node_has_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="each trial takes 1000 CPU, but no node"):
+        run(tmp_path / "run", Faulty(tmp_path / "log"), executor=executor(cpus=1000))
+
+
+def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    node = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    log = tmp_path / "log"
+
+    def lose_node():
+        while not (log.exists() and len(log.read_text().splitlines()) >= 3):
+            time.sleep(0.05)
+        time.sleep(0.3)
+        with contextlib.suppress(Exception):
+            cluster.remove_node(node, allow_graceful=False)
+
+    killer = threading.Thread(target=lose_node)
+    killer.start()
+    try:
+        result = run(
+            tmp_path / "run",
+            Faulty(log, delay_s=1.0),
+            trials=8,
+            strategy="random",
+            objective="front",
+            max_accuracy_loss=1.0,
+            executor=executor(2, address=cluster.address),
+        )
+    finally:
+        killer.join()
+        ray.shutdown()
+        cluster.shutdown()
+    assert [trial.number for trial in result.trials] == list(range(8))
+    assert {trial.state for trial in result.trials} <= {"complete", "skipped"}
+    assert any(trial.attempts > 1 for trial in result.trials)
+    seeds = (tmp_path / "log.done").read_text().splitlines()
+    assert len(seeds) == len(set(seeds))  # what was finished was trained once

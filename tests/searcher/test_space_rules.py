@@ -1,0 +1,128 @@
+import pytest
+from scored_space import NETWORK, TABLE
+
+from pruneaug.errors import LatencyTableError, SpecError
+from pruneaug.searcher.rules import measured_choices
+from pruneaug.searcher.space import build_space, keep_faster
+from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
+from pruneaug.spec.load import parse_job
+from pruneaug.spec.models import SpaceSpec
+
+
+def space_of(*rules, **options):
+    spec = SpaceSpec(patterns=["block:1x1", "block:8x1"], sparsities=[0.5, 0.9], steps=1, layers=rules, **options)
+    return build_space(NETWORK, spec, TABLE)
+
+
+def choices(space):
+    return {layer.name: [str(choice) for choice in layer.choices] for layer in space.layers}
+
+
+def test_between_the_sparsities_of_the_grid_there_are_steps():
+    spec = SpaceSpec(patterns=["block:8x1"], sparsities=[0.5, 0.7, 0.9], steps=2)
+    assert choices(build_space(NETWORK, spec, TABLE))["a"] == [
+        "dense", "block:8x1@0.5", "block:8x1@0.6", "block:8x1@0.7", "block:8x1@0.8", "block:8x1@0.9"
+    ]  # fmt: skip
+
+
+def test_times_and_noises_are_those_of_the_table_for_all_calls():
+    for layer, part in zip(NETWORK.layers, space_of().layers, strict=True):
+        times = [layer.calls * TABLE.latency_us(layer.op, choice) for choice in part.choices]
+        noises = [layer.calls * TABLE.noise_us(layer.op, choice) for choice in part.choices]
+        assert part.latencies_us == pytest.approx(times)
+        assert part.noises_us == pytest.approx(noises)
+
+
+def test_a_rule_may_be_for_a_kind_of_operation():
+    found = choices(space_of({"op": "conv2d-1x1", "dense": True}, {"op": "linear", "patterns": ["block:8x1"]}))
+    assert found["b"] == ["dense"]
+    assert found["c"] == found["f"] == ["dense", "block:8x1@0.5", "block:8x1@0.9"]
+    assert len(found["a"]) == 5
+    assert {name for name, each in choices(space_of({"op": "conv2d", "dense": True})).items() if len(each) == 1} == {
+        "a",
+        "b",
+    }
+
+
+def test_a_rule_needs_both_the_name_and_the_kind():
+    found = choices(space_of({"match": "[abc]", "op": "linear", "dense": True}))
+    assert [name for name, each in found.items() if each == ["dense"]] == ["c"]
+    with pytest.raises(SpecError, match="'a' of op 'linear' matches none"):
+        space_of({"match": "a", "op": "linear", "dense": True})
+
+
+def test_patterns_may_be_excluded():
+    assert choices(space_of({"match": "c", "exclude": ["element"]}))["c"] == [
+        "dense", "block:8x1@0.5", "block:8x1@0.9"
+    ]  # fmt: skip
+
+
+def test_sparsities_may_be_bounded_and_bounds_within_the_grid_are_choices():
+    bounded = choices(space_of({"match": "c", "min_sparsity": 0.6, "max_sparsity": 0.8, "patterns": ["block:8x1"]}))
+    assert bounded["c"] == ["dense", "block:8x1@0.6", "block:8x1@0.8"]
+    high = choices(space_of({"match": "c", "min_sparsity": 0.2, "max_sparsity": 0.6, "patterns": ["block:8x1"]}))
+    assert high["c"] == ["dense", "block:8x1@0.5", "block:8x1@0.6"]
+
+
+def test_bounds_that_leave_nothing_are_an_error():
+    with pytest.raises(SpecError, match=r"'c' has the bounds \[0.95, None\] and the grid 0.5, 0.9"):
+        space_of({"match": "c", "min_sparsity": 0.95})
+
+
+def test_a_fixed_layer_has_no_choice_not_even_dense():
+    space = space_of({"match": "c", "fix": {"pattern": "block:8x1", "sparsity": 0.7}})
+    part = space.layers[2]
+    assert [str(choice) for choice in part.choices] == ["block:8x1@0.7"]
+    assert part.is_fixed
+    assert part.nearest(None, 0.0) == part.nearest(Block(1, 1), 0.5) == part.choices[0]
+    assert space.dense_us > sum(layer.latencies_us[0] for layer in space.layers) - 1e-9
+
+
+def test_a_fixed_layer_is_kept_even_if_it_is_no_faster_than_dense():
+    fixed = LayerChoice(Block(1, 1), 0.5)
+    space = space_of({"match": "c", "fix": {"pattern": "element", "sparsity": 0.5}})
+    assert TABLE.latency_us(NETWORK.layers[2].op, fixed) > TABLE.latency_us(NETWORK.layers[2].op, DENSE)
+    assert keep_faster({"c": fixed}, NETWORK, TABLE) == {}
+    assert keep_faster({}, NETWORK, TABLE, space) == {"c": fixed}
+
+
+def test_what_is_fixed_is_profiled_too():
+    spec = SpaceSpec(
+        patterns=["block:8x1"],
+        sparsities=[0.5],
+        layers=[{"match": "c", "fix": {"pattern": "block:4x1", "sparsity": 0.8}}],
+    )
+    assert measured_choices(NETWORK, spec) == (["block:8x1", "block:4x1"], [0.5, 0.8])
+
+
+def test_a_fixed_choice_must_fit_and_be_measured():
+    with pytest.raises(SpecError, match=r"'f' has the weight matrix \[40, 256\] and `fix.pattern` is block:64x1"):
+        space_of({"match": "f", "fix": {"pattern": "block:64x1", "sparsity": 0.7}})
+    with pytest.raises(LatencyTableError, match=r"no time of block:16x1@0.7 for layer 'c'; run `pruneaug profile`"):
+        space_of({"match": "c", "fix": {"pattern": "block:16x1", "sparsity": 0.7}})
+
+
+def test_fixed_layers_need_room_under_max_patterns():
+    rules = [
+        {"match": "c", "fix": {"pattern": "block:8x1", "sparsity": 0.7}},
+        {"match": "d", "fix": {"pattern": "block:4x1", "sparsity": 0.7}},
+    ]
+    assert space_of(*rules, max_patterns=2).max_patterns == 2
+    with pytest.raises(SpecError, match=r"max_patterns .* it is 1 and they are block:4x1, block:8x1; raise it"):
+        space_of(*rules, max_patterns=1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"dense": True, "patterns": ["element"]}, "a rule with `dense` leaves no choice, so leave out patterns"),
+        ({"fix": {"pattern": "element", "sparsity": 0.5}, "dense": True}, "leave out fix"),
+        ({"fix": {"pattern": "element", "sparsity": 0.5}, "min_sparsity": 0.1}, "leave out min_sparsity"),
+        ({"min_sparsity": 0.9, "max_sparsity": 0.5}, "min_sparsity must not exceed max_sparsity, but got 0.9 and 0.5"),
+        ({"fix": {"pattern": "dense", "sparsity": 0.0}}, "always a choice"),
+        ({"op": "lstm"}, "'linear', 'conv2d' or 'conv2d-1x1'"),
+    ],
+)
+def test_a_rule_that_contradicts_itself_is_an_error(rule, words):
+    with pytest.raises(SpecError, match=words):
+        parse_job({"task": {"name": "digits"}, "space": {"layers": [{"match": "a", **rule}]}})
