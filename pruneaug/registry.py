@@ -51,7 +51,7 @@ class Registry:
         who = f"the {self.kind} plug-in {name!r}"
         if not callable(plugin):
             raise PluginError(f"{who} must be a class or a function, but is {plugin!r}")
-        _check_options(who, plugin, options, args, kwargs)
+        check_options(who, plugin, options, args, kwargs)
         try:
             return plugin(*args, **kwargs, **options)
         except PruneaugError:
@@ -99,9 +99,10 @@ def _put_current_directory_first() -> None:
     importlib.invalidate_caches()
 
 
-def _check_options(
+def check_options(
     who: str, plugin: Callable[..., Any], options: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> None:
+    """Raises PluginError unless `plugin(*args, **kwargs, **options)` fits the plug-in's signature."""
     try:
         signature = inspect.signature(plugin)
     except ValueError:  # some callables written in C have none

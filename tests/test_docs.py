@@ -185,8 +185,10 @@ def test_the_documented_pruner_keeps_the_blocks_of_largest_weight_times_gradient
 
 
 def test_the_documented_pruner_says_that_it_needs_data():
+    model = nn.Sequential(nn.Linear(2, 2))
+    network = find_layers(model, (torch.zeros(1, 2),))
     with pytest.raises(InputError, match="calibration data"):
-        documented_pruner().prune(nn.Linear(2, 2), None, {}, None)
+        documented_pruner().prune(model, network, {"0": LayerChoice(Block(1, 1), 0.5)}, None)
 
 
 def test_the_readme_shows_what_a_user_sees():

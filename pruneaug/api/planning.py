@@ -10,7 +10,8 @@ from pruneaug.api.profiling import cells_to_measure
 from pruneaug.errors import LatencyTableError
 from pruneaug.latency.network import predict
 from pruneaug.platforms import match_platform
-from pruneaug.searcher.space import build_space, wanted_choices
+from pruneaug.searcher.rules import wanted_choices
+from pruneaug.searcher.space import build_space
 from pruneaug.searcher.study import make_plugins
 from pruneaug.spec.models import TrainSpec
 from pruneaug.tasks.protocol import Task

@@ -10,7 +10,7 @@ from pruneaug.network.layers import Network
 from pruneaug.profiler.network import measure_rest
 from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops, sole_profile
-from pruneaug.searcher.space import matching_rule, wanted_choices
+from pruneaug.searcher.rules import measured_choices, wanted_choices
 from pruneaug.tasks.protocol import Task
 
 TIMEOUT_S = 120.0  # of silence: one cell takes well under a second, a large layer's reference some seconds
@@ -31,7 +31,7 @@ def profile(
 def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
     wanted_choices(job.network, job.spec.space)  # a rule that matches no layer shows before hours of measuring
-    patterns, sparsities = measured_choices(job)
+    patterns, sparsities = measured_choices(job.network, job.spec.space)
     result = profile_ops(
         dict.fromkeys(layer.op for layer in job.network.layers),
         patterns,
@@ -63,17 +63,8 @@ def _sparsest(network: Network, patterns: Sequence[str], sparsities: Sequence[fl
     return max(counts, key=lambda pattern: counts[pattern]), max(sparsities)
 
 
-def measured_choices(job: OpenJob) -> tuple[list[str], list[float]]:
-    """The patterns and sparsities that any layer of the job may have."""
-    space = job.spec.space
-    rules = [rule for layer in job.network.layers if (rule := matching_rule(layer.name, space.layers)) is not None]
-    patterns = dict.fromkeys([*space.patterns, *(p for rule in rules for p in rule.patterns or ())])
-    sparsities = dict.fromkeys([*space.sparsities, *(s for rule in rules for s in rule.sparsities or ())])
-    return list(patterns), sorted(sparsities)
-
-
 def cells_to_measure(job: OpenJob) -> tuple[int, int]:
     """(cells without a time, cells in all) of the job's profile."""
     ops = [layer.op for layer in job.network.layers]
-    patterns, sparsities = measured_choices(job)
+    patterns, sparsities = measured_choices(job.network, job.spec.space)
     return len(plan(ops, patterns, sparsities, job.store)), len(wanted(ops, patterns, sparsities))

@@ -1,4 +1,4 @@
-"""From a finished run to the data of its report."""
+"""From a run to the data of its report: a finished one, or one at any moment."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from torch import nn
 
 from pruneaug.api.benching import as_json, summary
 from pruneaug.api.job import OpenJob
+from pruneaug.errors import RunError
 from pruneaug.files import atomic_write_text
 from pruneaug.latency.network import NetworkLatency
 from pruneaug.latency.table import LatencyTable
 from pruneaug.profiler.network import NetworkTime
-from pruneaug.report import VERSION, read_report, render_html, verdict
+from pruneaug.report import VERSION, read_report, render_comparison, render_html, verdict
+from pruneaug.report.analysis import analysis
+from pruneaug.report.compare import check_same_task, comparison
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
+from pruneaug.report.folder import constraint_of, is_driven, trial_numbers, trial_row
+from pruneaug.report.holding import layer_facts
+from pruneaug.report.unfinished import network_facts, repeats_of, search_facts, unfinished_report
 from pruneaug.searcher.final import BestNetwork, FinalScores
 from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.searcher.trial import TrialRecord
 from pruneaug.sparsity.operations import operation_sparsity
-from pruneaug.spec import public_settings
+from pruneaug.spec import load_job, public_settings
 
 
 def build_report(
@@ -44,7 +50,9 @@ def build_report(
     `artifact` is the path of the compiled network in the run folder, if it was saved.
     """
     by_runtime = {time.runtime: time for time in times}
-    facts = summary(times)
+    facts, facts_of_network = summary(times), network_facts(run.path)
+    spec = public_settings(job.spec)
+    raw = [records[number].to_json() for number in sorted(records)]
     weights = sum(parameter.numel() for parameter in dense_model.parameters())
     dense = {
         "accuracy_validation": read_json(run.dense / "record.json")["accuracy_validation"],
@@ -63,6 +71,8 @@ def build_report(
             "accuracy_test": scores.best,
             "latency_ms_predicted": predicted.total_us / 1e3,
             **_measured(by_runtime.get(OWN_SPARSE)),
+            "number": best.trial.number,
+            "repeats": repeats_of(run.path),
             "sparsity": best.trial.sparsity,
             "operation_sparsity": operation_sparsity(job.network, best.masks),
             "size_bytes": 4 * (weights - removed),
@@ -71,14 +81,15 @@ def build_report(
     data: dict[str, Any] = {
         "version": VERSION,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "job": {"name": Path(job.spec.run).name, "spec": public_settings(job.spec)},
+        "job": {"name": Path(job.spec.run).name, "spec": spec},
         "platform": job.platform.to_json(),
         "network": {
             "name": job.spec.task.model.name if job.spec.task.model else type(dense_model).__name__,
             "parameters": weights,
             "macs": sum(layer.calls * layer.op.macs for layer in job.network.layers),
         },
-        "constraint": {"max_accuracy_loss": job.spec.search.max_accuracy_loss},
+        "validation_examples": facts_of_network.get("validation_examples"),
+        "constraint": constraint_of(spec, dense["latency_ms_predicted"]),
         "dense": dense,
         "best": pruned,
         "baselines": [as_json(time) for time in times if time.runtime != OWN_SPARSE],
@@ -86,17 +97,18 @@ def build_report(
         "best_dense": facts["best_dense"],
         "speedup_measured": facts["speedup_vs_best_dense"],
         "prediction_error": predicted.total_us / 1e3 / measured_ms - 1 if measured_ms else None,
-        "layers": _layers(table, predicted),
+        "layers": layer_facts(facts_of_network, _layers(table, predicted), raw),
         "kept_dense": [{"name": kept.name, "reason": kept.reason} for kept in job.network.kept_dense],
         "rest_us": predicted.rest_us,
-        "trials": [_trial(records[number]) for number in sorted(records)],
-        "search": _search(job, records),
+        "trials": [trial_row(record) for record in raw],
+        "search": search_facts(run.path, spec, raw),
+        "status": {"state": "exported", "wanted": job.spec.search.trials, "running": [], "updated_at": None},
         "warnings": [
             *warnings,
             *(f"{t.runtime} could not be measured: {t.error}" for t in times if t.error is not None),
         ],
     }
-    return {**data, "verdict": verdict(data)}
+    return {**data, "analysis": analysis(data), "verdict": verdict(data)}
 
 
 def write_report(run: RunDir, data: Mapping[str, Any]) -> Path:
@@ -107,11 +119,50 @@ def write_report(run: RunDir, data: Mapping[str, Any]) -> Path:
 
 
 def report(run: str | Path) -> dict[str, Any]:
-    """The report of a finished run, its page made anew. Raises RunError if the run has none."""
-    folder = RunDir(run)
-    data = read_report(folder.path / "report.json")
-    write_report(folder, data)
-    return data
+    """The report of a run at any moment: while it is searched, after it was killed, or exported.
+
+    Only reads: no lock is taken and nothing is written. Raises RunError if the folder is none of a run.
+    """
+    folder = RunDir(run).path
+    if not (folder / "resolved.yaml").exists():
+        raise RunError(
+            f"a report needs a run folder, but {folder} holds no resolved.yaml; name the `run` of a job that was "
+            "searched"
+        )
+    path = folder / "report.json"
+    if path.exists() and not is_driven(folder):
+        data = read_report(path)
+        if trial_numbers(folder) <= {trial.get("number") for trial in data.get("trials") or ()}:
+            return {"analysis": analysis(data), **data}
+    data = unfinished_report(folder, public_settings(load_job(folder / "resolved.yaml")))
+    return {**data, "analysis": analysis(data), "verdict": verdict(data)}
+
+
+def compare(runs: Sequence[str | Path]) -> dict[str, Any]:
+    """The reports of several runs of the same task side by side: `runs`, and what they cover by one measure.
+
+    Raises RunError if a folder is none of a run, or if the runs are of different tasks.
+    """
+    reports = [
+        {**found, "job": {**found["job"], "name": name}}
+        for name, found in zip(_names([RunDir(run).path for run in runs]), map(report, runs), strict=True)
+    ]
+    check_same_task(reports)
+    return comparison(reports)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the folders apart."""
+    depth = 1
+    while len({folder.parts[-depth:] for folder in folders}) < len(set(folders)):
+        depth += 1
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
+
+
+def write_page(path: str | Path, data: Mapping[str, Any]) -> Path:
+    """Write the page of what `report` or `compare` returned. Raises StorageError."""
+    atomic_write_text(path, render_comparison(data["runs"]) if "runs" in data else render_html(data))
+    return Path(path)
 
 
 def _measured(time: NetworkTime | None) -> dict[str, float | str | None]:
@@ -142,29 +193,3 @@ def _layers(table: LatencyTable, predicted: NetworkLatency) -> list[dict[str, An
             }
         )
     return rows
-
-
-def _trial(record: TrialRecord) -> dict[str, Any]:
-    return {
-        "number": record.number,
-        "state": record.state,
-        "latency_ms_predicted": record.latency_us / 1e3,
-        "accuracy_validation": record.accuracy_validation,
-        "accuracy_loss": record.accuracy_loss,
-        "feasible": record.feasible,
-        "sparsity": record.sparsity,
-        "seconds": record.seconds,
-        "error": record.error,
-    }
-
-
-def _search(job: OpenJob, records: Mapping[int, TrialRecord]) -> dict[str, Any]:
-    states = [record.state for record in records.values()]
-    return {
-        "strategy": job.spec.search.strategy,
-        "trials_done": states.count("complete"),
-        "skipped": states.count("skipped"),
-        "failed": states.count("failed"),
-        "seconds": sum(record.seconds for record in records.values()),
-        "epochs": sum(record.epochs for record in records.values()),
-    }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
+from pruneaug.api.following import Following, layers_json, make_trackers
 from pruneaug.api.job import Job, OpenJob, Progress, open_job
 from pruneaug.searcher.result import SearchResult
+from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.searcher.study import run_search
 from pruneaug.tasks.protocol import Task
 
@@ -29,4 +32,10 @@ def search_job(job: OpenJob, progress: Progress | None = None) -> SearchResult:
             stacklevel=2,
         )
     table, rest_us, _ = job.measured()
-    return run_search(job.spec, job.task, job.network, table, rest_us, job.spec.run, progress=progress)
+    run = RunDir(job.spec.run)
+
+    def facts() -> dict[str, Any]:
+        return layers_json(job, table, float(read_json(run.info)["rest_us"]))  # that of the run's begin
+
+    with Following(run.path, facts, make_trackers(job), progress) as following:
+        return run_search(job.spec, job.task, job.network, table, rest_us, run.path, progress=following)

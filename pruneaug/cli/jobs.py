@@ -7,18 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from pruneaug import api
+from pruneaug.api.reporting import compare, write_page
 from pruneaug.api.reporting import report as read_report
-from pruneaug.cli.output import Job, Json, Run, Set, console, print_json
+from pruneaug.cli.interrupts import stoppable
+from pruneaug.cli.output import Job, Json, Run, Set, console, print_json, say
 from pruneaug.cli.tables import plan_table, profile_summary, search_summary
-from pruneaug.errors import InfeasibleError, MeasurementError, PruneaugError
-from pruneaug.report import Progress, console_report, outcome
+from pruneaug.errors import InfeasibleError, MeasurementError, PruneaugError, StorageError
+from pruneaug.report import Progress, comparison_table, console_report, outcome
 from pruneaug.spec import load_job
 
 
 def run(job: Job, set_: Set = None, as_json: Json = False) -> None:
     """Do the whole job: profile, search, export, measure, report. Goes on where an earlier run stopped."""
     spec = load_job(job, set_ or ())
-    with Progress() as progress:
+    with stoppable(Progress(run=spec.run)) as progress:
         exported = api.run(spec, progress=progress.update)
     _finish(exported.report, spec.run, as_json)
 
@@ -26,7 +28,7 @@ def run(job: Job, set_: Set = None, as_json: Json = False) -> None:
 def profile(job: Job, set_: Set = None, as_json: Json = False) -> None:
     """Measure this machine for the layers of the job's network. A second profile measures only what is missing."""
     spec = load_job(job, set_ or ())
-    with Progress() as progress:
+    with stoppable(Progress()) as progress:
         result = api.profile(spec, progress=progress.update)
     profile_summary(result, as_json)
 
@@ -43,7 +45,7 @@ def search(
         plan = api.dry_run(spec)
         print_json(plan) if as_json else console().print(plan_table(plan))
         return
-    with Progress() as progress:
+    with stoppable(Progress(run=spec.run)) as progress:
         result = api.search(spec, progress=progress.update)
     search_summary(result, spec.run, as_json)
     _check(result.outcome, result.how_close)
@@ -55,15 +57,32 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the best network of a search as RUN/checkpoint, measure it, and write the report."""
-    with Progress() as progress:
+    with stoppable(Progress()) as progress:
         exported = api.export(run, measured=measured, progress=progress.update)
     _finish(exported.report, run, as_json)
 
 
-def report(run: Run, as_json: Json = False) -> None:
-    """Show the report of a run, and write its page anew."""
-    data = read_report(run)
-    print_json(data) if as_json else console().print(console_report(data))
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run folder; several of one task: compared.")],
+    page: Annotated[
+        str | None,
+        typer.Option(help="The page's file; none: RUN/report.html, or of several FIRST_RUN/comparison.html."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the report of a run at any moment, also while it is searched, and write its page. Several are compared."""
+    data = read_report(runs[0]) if len(runs) == 1 else compare(runs)
+    shown = console_report(data) if len(runs) == 1 else comparison_table(data["runs"])
+    print_json(data) if as_json else console().print(shown)
+    path = page or f"{runs[0]}/{'report' if len(runs) == 1 else 'comparison'}.html"
+    try:
+        write_page(path, data)
+    except StorageError as error:  # what was asked is shown; the folder may be another's
+        if page is not None:
+            raise
+        say(f"warning: {error}", style="yellow")
+    if len(runs) > 1 and not as_json:
+        console().print(f"Page: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _finish(report: Any, folder: str, as_json: bool) -> None:

@@ -10,10 +10,9 @@ import typer
 
 import pruneaug
 from pruneaug.cli import bench, database, jobs, platform, specs
+from pruneaug.cli.interrupts import INTERRUPTED, how_to_go_on
 from pruneaug.cli.output import say
 from pruneaug.errors import PruneaugError
-
-INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
 app = typer.Typer(
     name="pruneaug",
@@ -64,5 +63,5 @@ def main() -> None:
             sys.exit(error.exit_code)
         except SystemExit as ended:  # typer turns Ctrl-C into it
             if ended.code == INTERRUPTED:
-                say("stopped; the same command goes on from here")
+                say(f"stopped; finished work is kept. Go on with: {how_to_go_on()}")
             raise

@@ -8,7 +8,16 @@ from pruneaug.cli.output import Json, console, print_json
 from pruneaug.platforms.doctor import doctor as examine
 from pruneaug.registry import Registry
 
-_REGISTRIES = ("tasks:TASKS", "tasks:MODELS", "pruners:PRUNERS", "finetune:FINETUNERS", "searcher:STRATEGIES")
+_REGISTRIES = (
+    "tasks:TASKS",
+    "tasks:MODELS",
+    "pruners:PRUNERS",
+    "finetune:FINETUNERS",
+    "searcher:STRATEGIES",
+    "searcher.stoppers:STOPPERS",
+    "searcher.executors:EXECUTORS",
+    "trackers:TRACKERS",
+)
 
 
 def doctor(as_json: Json = False) -> None:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from pruneaug.report.data import Data, ratio, rows, section
+from pruneaug.report.holding import holding_words
+from pruneaug.report.insight import FRONT_COLUMNS, cost_words, faster_words, front_rows, repeat_words
 from pruneaug.report.layers import pattern_words
 from pruneaug.report.runtimes import measured_runtimes
 from pruneaug.report.sections import summary_rows
 from pruneaug.report.verdict import headline, outcome, verdict
 from pruneaug.report.words import MISSING, describe_op, microseconds, milliseconds, percent, times
 
-_STYLES = {"pays": "green", "stay dense": "yellow", "infeasible": "yellow", "unmeasured": "cyan", "failed": "red"}
+_STYLES = {
+    "pays": "green",
+    "stay dense": "yellow",
+    "infeasible": "yellow",
+    "unmeasured": "cyan",
+    "failed": "red",
+    "unfinished": "cyan",
+}
 
 
 def console_report(data: Data) -> RenderableType:
@@ -23,9 +34,30 @@ def console_report(data: Data) -> RenderableType:
     if measured_runtimes(data):
         pieces.append(runtime_table(data))
     pieces.append(summary_table(data))
+    if listed := front_rows(data):
+        pieces.append(front_table(listed))
+    if lessons := insight_text(data):
+        pieces.append(lessons)
     pieces += [Text(f"Warning: {warning}", style="yellow") for warning in data.get("warnings") or ()]
     spaced = [part for piece in pieces for part in (piece, Text())]
     return Group(*spaced, verdict_panel(data))
+
+
+def front_table(listed: Sequence[Sequence[str]]) -> Table:
+    """The trials that no other beats, where they are what was searched."""
+    table = _table("The front")
+    for name in FRONT_COLUMNS:
+        table.add_column(name.lower(), justify="right")
+    for row in listed:
+        table.add_row(*row)
+    return table
+
+
+def insight_text(data: Data) -> Text | None:
+    """What the trials teach, in sentences; None if they teach nothing."""
+    listed = [faster_words(data), " ".join(holding_words(data)), cost_words(data), repeat_words(data)]
+    said = [words for words in listed if words]
+    return Text.assemble(("What the trials say", "bold"), *(f"\n{words}" for words in said)) if said else None
 
 
 def summary_table(data: Data) -> Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -77,7 +77,15 @@ def accuracy_loss(data: Data, split: str) -> float | None:
 
 
 def max_accuracy_loss(data: Data) -> float | None:
-    value = section(data, "constraint").get("max_accuracy_loss")
+    """The largest loss that is allowed; None where not the loss but the latency has a limit."""
+    constraint = section(data, "constraint")
+    value = constraint.get("max_accuracy_loss")
+    return value if is_number(value) and constraint.get("objective") != "accuracy" else None
+
+
+def max_latency_ms(data: Data) -> float | None:
+    """The largest latency that is allowed; None where it has no limit."""
+    value = section(data, "constraint").get("max_latency_ms")
     return value if is_number(value) else None
 
 
@@ -110,9 +118,22 @@ def own_runtimes(data: Data) -> list[Data]:
 
 
 def chosen_trial(data: Data) -> Data:
-    """The feasible trial of the lowest predicted latency; empty if there is none."""
-    feasible = [t for t in rows(data, "trials") if t.get("feasible") and is_number(t.get("latency_ms_predicted"))]
-    return min(feasible, key=lambda t: (t["latency_ms_predicted"], t.get("accuracy_loss") or 0.0), default={})
+    """The trial that the search came to: the one that `best` names, or else the best feasible one; empty if none is."""
+    number = section(data, "best").get("number")
+    named = [trial for trial in rows(data, "trials") if number is not None and trial.get("number") == number]
+    return named[0] if named else best_feasible(rows(data, "trials"), data)
+
+
+def best_feasible(trials: Iterable[Data], data: Data) -> Data:
+    """The feasible trial of the lowest predicted latency, or of the least loss where that is the objective."""
+    feasible = [t for t in trials if t.get("feasible") and is_number(t.get("latency_ms_predicted"))]
+
+    def latency_then_loss(trial: Data) -> tuple[float, float]:
+        return trial["latency_ms_predicted"], trial.get("accuracy_loss") or 0.0
+
+    if section(data, "constraint").get("objective") == "accuracy":
+        return min(feasible, key=lambda trial: latency_then_loss(trial)[::-1], default={})
+    return min(feasible, key=latency_then_loss, default={})
 
 
 def closest_trial(data: Data) -> Data:

@@ -1,4 +1,4 @@
-"""The chart of the search: accuracy against latency of all trials, the constraint, and what was chosen."""
+"""The chart of the search: accuracy against latency of all trials, their front, the limit, and what was chosen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruneaug.report import svg
-from pruneaug.report.data import Data, chosen_trial, is_number, max_accuracy_loss, rows, section
+from pruneaug.report.analysis import trial_front
+from pruneaug.report.axes import FOOT, Axes, drawn_axes
+from pruneaug.report.data import Data, chosen_trial, is_number, max_accuracy_loss, max_latency_ms, rows, section
 from pruneaug.report.words import milliseconds, percent, points, trial_state
 
 _MARKS: dict[str, svg.Mark] = {
@@ -17,7 +19,10 @@ _MARKS: dict[str, svg.Mark] = {
     "infeasible": svg.triangle,
     "below": svg.triangle_down,
     "skipped": svg.bar,
+    "stopped": svg.square,
     "failed": svg.cross,
+    "front": svg.dash,
+    "limit": svg.dash,
 }
 
 
@@ -41,6 +46,7 @@ def accuracy_against_latency(data: Data, width: float, height: float) -> str:
     layers = [
         _constraint(data, frame),
         _axes(frame),
+        _front(data, frame),
         *(_trial(trial, frame) for trial in trials),
         _landmarks(data, frame),
     ]
@@ -58,16 +64,23 @@ def marks_in_use(data: Data) -> list[tuple[str, str]]:
     trials = rows(data, "trials")
     low, _ = _accuracy_range(data, trials)
     states = {_kind(trial, low) for trial in trials if is_number(trial.get("latency_ms_predicted"))}
-    chosen = [("best", "best, after its final fine-tuning")] if _place(section(data, "best")) else []
+    end = section(data, "status").get("state") not in ("searching", "stopped")
+    chosen = [("best", "best, after its final fine-tuning" if end else "best so far")]
+    chosen = chosen if _place(section(data, "best")) else []
     dense = [("dense", "dense")] if _place(section(data, "dense")) else []
     words = {
         "feasible": "accurate enough",
         "infeasible": "loses too much",
         "below": "loses more than the chart shows",
         "skipped": "not trained: could not become the fastest",
+        "stopped": "stopped on the way",
         "failed": "failed",
     }
-    return [*chosen, *dense, *((state, words[state]) for state in words if state in states)]
+    limit = [("limit", f"{points(allowed)} points below dense")] if (allowed := max_accuracy_loss(data)) else []
+    if (limit_ms := max_latency_ms(data)) is not None:
+        limit = [("limit", f"{milliseconds(limit_ms)}, the limit")]
+    front = [("front", "front")] if trial_front(data) else []
+    return [*chosen, *dense, *((state, words[state]) for state in words if state in states), *front, *limit]
 
 
 def legend_mark(kind: str) -> str:
@@ -77,7 +90,7 @@ def legend_mark(kind: str) -> str:
 
 def _frame(data: Data, trials: Sequence[Data], width: float, height: float) -> _Frame:
     compact = width < 500
-    left, right, top, bottom = (40 if compact else 52), 14, 30, 44
+    left, right, top, bottom = (40 if compact else 52), 14, 30, FOOT
     marked = [place for key in ("dense", "best") if (place := _place(section(data, key)))]
     latencies = [trial["latency_ms_predicted"] for trial in trials] + [latency for latency, _ in marked]
     slowest, fastest = max(latencies), min(latencies)
@@ -111,31 +124,37 @@ def _accuracy_range(data: Data, trials: Sequence[Data]) -> tuple[float, float]:
 
 
 def _axes(frame: _Frame) -> str:
-    x_ticks, y_ticks = (
-        svg.ticks(frame.x.low, frame.x.high, 8 if frame.width > 500 else 4),
-        svg.ticks(frame.y.low, frame.y.high),
-    )
-    bottom, percents = frame.height - 44, [100 * tick for tick in y_ticks]
-    pieces = []
-    for tick, label in zip(y_ticks, svg.tick_labels(percents), strict=True):
-        y = frame.y(tick)
-        pieces.append(svg.element("path", d=f"M{frame.x.start:.1f} {y:.1f}H{frame.x.end:.1f}", class_="grid"))
-        pieces.append(svg.text(frame.x.start - 8, y + 4, label, class_="tick", text_anchor="end"))
-    for tick, label in zip(x_ticks, svg.tick_labels(x_ticks), strict=True):
-        pieces.append(svg.element("path", d=f"M{frame.x(tick):.1f} {bottom:.1f}v5", class_="axis"))
-        pieces.append(svg.text(frame.x(tick), bottom + 18, label, class_="tick", text_anchor="middle"))
-    pieces.append(svg.element("path", d=f"M{frame.x.start:.1f} {bottom:.1f}H{frame.x.end:.1f}", class_="axis"))
-    pieces.append(svg.text(0, 12, "validation accuracy, %", class_="label"))
-    pieces.append(svg.text(frame.x.end, frame.height - 6, "predicted latency, ms", class_="label", text_anchor="end"))
+    axes = Axes(frame.x, frame.y, frame.width, frame.height)
+    lane = ""
     if frame.lane is not None:
-        pieces.append(
-            svg.element("path", d=f"M{frame.x.start:.1f} {frame.y.start:.1f}H{frame.x.end:.1f}", class_="grid lane")
-        )
-    return "".join(pieces)
+        line = f"M{frame.x.start:.1f} {frame.y.start:.1f}H{frame.x.end:.1f}"
+        lane = svg.element("path", d=line, class_="grid lane")
+    return drawn_axes(axes, "predicted latency, ms", "validation accuracy, %", 100) + lane
+
+
+def _front(data: Data, frame: _Frame) -> str:
+    """Stairs: at each latency, the accuracy that some trial reaches in that time."""
+    dense = section(data, "dense").get("accuracy_validation")
+    if not is_number(dense):
+        return ""
+    shown = [(point.latency_ms, dense - point.loss) for point in trial_front(data)]
+    shown = [(latency, accuracy) for latency, accuracy in shown if accuracy >= frame.y.low]
+    if not shown:
+        return ""
+    path = f"M{frame.x(shown[0][0]):.1f} {frame.y.start:.1f}"
+    path += "".join(f"H{frame.x(latency):.1f}V{frame.y(accuracy):.1f}" for latency, accuracy in shown)
+    return svg.element("path", d=f"{path}H{frame.x.end:.1f}", class_="front")
 
 
 def _constraint(data: Data, frame: _Frame) -> str:
     dense, allowed = section(data, "dense").get("accuracy_validation"), max_accuracy_loss(data)
+    limit_ms = max_latency_ms(data)
+    if limit_ms is not None and frame.x.low < limit_ms < frame.x.high:
+        x, top = frame.x(limit_ms), frame.y.end
+        area = svg.element(
+            "rect", x=frame.x.start, y=top, width=x - frame.x.start, height=frame.y.start - top, class_="allowed"
+        )
+        return area + svg.element("path", d=f"M{x:.1f} {top:.1f}V{frame.y.start:.1f}", class_="limit")
     if not is_number(dense) or allowed is None or not frame.y.low < dense - allowed < frame.y.high:
         return ""
     y = frame.y(dense - allowed)
@@ -147,9 +166,7 @@ def _constraint(data: Data, frame: _Frame) -> str:
         height=y - frame.y.end,
         class_="allowed",
     )
-    line = svg.element("path", d=f"M{frame.x.start:.1f} {y:.1f}H{frame.x.end:.1f}", class_="limit")
-    words = f"{points(allowed)} points below dense"
-    return area + line + svg.text(frame.x.end - 6, y + 15, words, class_="limit-label", text_anchor="end")
+    return area + svg.element("path", d=f"M{frame.x.start:.1f} {y:.1f}H{frame.x.end:.1f}", class_="limit")
 
 
 def _trial(trial: Data, frame: _Frame) -> str:
@@ -171,7 +188,7 @@ def _kind(trial: Data, lowest: float) -> str:
     """The mark of a trial in a chart that begins at the accuracy `lowest`."""
     accuracy = trial.get("accuracy_validation")
     if not is_number(accuracy):
-        return "skipped" if trial_state(trial) == "skipped" else "failed"
+        return state if (state := trial_state(trial)) in ("skipped", "stopped") else "failed"
     return "below" if accuracy < lowest else trial_state(trial)
 
 
@@ -184,7 +201,7 @@ def _landmarks(data: Data, frame: _Frame) -> str:
         start, end = (frame.x(trial[0]), frame.y(trial[1])), (frame.x(best[0]), frame.y(best[1]))
         pieces.append(svg.element("path", d="M{:.1f} {:.1f}L{:.1f} {:.1f}".format(*start, *end), class_="step"))
     if best:
-        pieces.append(_landmark("best", best, 6.5, "Best, after its final fine-tuning", frame))
+        pieces.append(_landmark("best", best, 6.5, "Best", frame))
     return "".join(pieces)
 
 

@@ -64,7 +64,7 @@ def cards(data: Data) -> str:
         (
             "Accuracy lost, validation",
             f"{points(loss)} points",
-            f"{points(max_accuracy_loss(data))} allowed",
+            f"{points(limit)} allowed" if (limit := max_accuracy_loss(data)) is not None else "latency has the limit",
         ),
         (
             "Operations removed",

@@ -67,7 +67,7 @@ def tick_labels(values: Sequence[float]) -> list[str]:
     """The values with as many decimals as tell neighbours apart."""
     step = values[1] - values[0] if len(values) > 1 else 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [f"{value:,.{decimals}f}" for value in values]
+    return [f"{value:,.{decimals}f}".replace("-", "−") for value in values]
 
 
 def circle(x: float, y: float, radius: float) -> str:
@@ -80,6 +80,10 @@ def _polygon(x: float, y: float, radius: float, corners: Sequence[tuple[float, f
 
 def diamond(x: float, y: float, radius: float) -> str:
     return _polygon(x, y, radius, [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)])
+
+
+def square(x: float, y: float, radius: float) -> str:
+    return _polygon(x, y, radius, [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)])
 
 
 def triangle(x: float, y: float, radius: float) -> str:
@@ -101,6 +105,11 @@ def cross(x: float, y: float, radius: float) -> str:
     return element(
         "path", d=f"M{x - r:.1f} {y - r:.1f}L{x + r:.1f} {y + r:.1f}M{x - r:.1f} {y + r:.1f}L{x + r:.1f} {y - r:.1f}"
     )
+
+
+def dash(x: float, y: float, radius: float) -> str:
+    """A short level stroke: a line of the chart."""
+    return element("path", d=f"M{x - 1.6 * radius:.1f} {y:.1f}H{x + 1.6 * radius:.1f}")
 
 
 def bar(x: float, y: float, radius: float) -> str:

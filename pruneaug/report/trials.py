@@ -7,7 +7,7 @@ from html import escape
 from pruneaug.report.data import Data, chosen_trial, is_number, rows, section
 from pruneaug.report.scatter import accuracy_against_latency, legend_mark, marks_in_use
 from pruneaug.report.sections import titled_section
-from pruneaug.report.words import milliseconds, percent, points, seconds, trial_state
+from pruneaug.report.words import MISSING, milliseconds, percent, points, seconds, trial_state
 
 
 def search_section(data: Data) -> str:
@@ -24,16 +24,19 @@ def search_section(data: Data) -> str:
 
 def _search_words(data: Data) -> str:
     search = section(data, "search")
-    done, skipped, failed = (search.get(key) or 0 for key in ("trials_done", "skipped", "failed"))
+    done, skipped, stopped, failed = (search.get(key) or 0 for key in ("trials_done", "skipped", "stopped", "failed"))
     parts = [f"Strategy {search.get('strategy', 'unknown')}: {done} trial{'' if done == 1 else 's'}"]
     if skipped:
         parts.append(f"{skipped} skipped without training")
+    if stopped:
+        parts.append(f"{stopped} stopped on the way")
     if failed:
         parts.append(f"{failed} failed")
     spent = f" in {seconds(search.get('seconds'))}" if is_number(search.get("seconds")) else ""
     epochs = f", {search['epochs']:,.1f} epochs of training" if is_number(search.get("epochs")) else ""
     return (
-        f"{', '.join(parts)}{spent}{epochs}. Up and to the left is better; the shaded band loses no more than allowed."
+        f"{', '.join(parts)}{spent}{epochs}. Up and to the left is better; the shaded part keeps the limit. "
+        "The stairs are the front: what some trial reaches in that time."
     )
 
 
@@ -42,7 +45,7 @@ def trials_section(data: Data) -> str:
     if not trials:
         return ""
     failures = any(trial.get("error") for trial in trials)
-    columns = ["Trial", "Outcome", "Latency", "Accuracy", "Lost, points", "Sparsity", "Time"]
+    columns = ["Trial", "Outcome", "Latency", "Accuracy", "Lost, points", "Sparsity", "Epochs", "Time"]
     head = "".join(
         f'<th scope="col"{"" if name == "Outcome" else _NUM}><button type="button">{name}</button></th>'
         for name in columns
@@ -71,6 +74,7 @@ def _trial_row(trial: Data, best: bool, failures: bool) -> str:
         _cell(trial.get("accuracy_validation"), percent(trial.get("accuracy_validation"), 2)),
         _cell(trial.get("accuracy_loss"), points(trial.get("accuracy_loss"))),
         _cell(trial.get("sparsity"), percent(trial.get("sparsity"))),
+        _cell(trial.get("epochs"), f"{trial['epochs']:g}" if is_number(trial.get("epochs")) else MISSING),
         _cell(trial.get("seconds"), seconds(trial.get("seconds"))),
     ]
     if failures:

@@ -12,13 +12,14 @@ from pruneaug.report.data import (
     closest_trial,
     is_number,
     max_accuracy_loss,
+    max_latency_ms,
     ratio,
     rows,
     section,
 )
 from pruneaug.report.words import milliseconds, points, times
 
-Outcome = Literal["pays", "stay dense", "infeasible", "unmeasured", "failed"]
+Outcome = Literal["pays", "stay dense", "infeasible", "unmeasured", "failed", "unfinished"]
 
 
 def outcome(data: Data) -> Outcome:
@@ -27,8 +28,10 @@ def outcome(data: Data) -> Outcome:
     "pays": faster than the fastest dense runtime by more than the spread of its times, and within the accepted loss.
     "stay dense": it is not, or nothing accurate enough is predicted to be faster than dense.
     "unmeasured": a best network whose time nobody measured. "infeasible": no network kept enough accuracy.
-    "failed": every trial that was to be trained failed.
+    "failed": every trial that was to be trained failed. "unfinished": the search has not ended.
     """
+    if section(data, "status").get("state") in ("searching", "stopped"):
+        return "unfinished"
     if not section(data, "best"):
         if closest_trial(data):
             return "stay dense" if chosen_trial(data) else "infeasible"
@@ -46,6 +49,7 @@ def verdict(data: Data) -> str:
         "unmeasured": _unmeasured,
         "infeasible": _infeasible,
         "failed": _failed,
+        "unfinished": _unfinished,
     }[outcome(data)](data)
     return " ".join(sentence for sentence in [*sentences, _test_caution(data)] if sentence)
 
@@ -59,6 +63,7 @@ def headline(data: Data) -> str:
         "unmeasured": "Not measured yet",
         "infeasible": "Nothing kept enough accuracy",
         "failed": "No trial succeeded",
+        "unfinished": "Searching" if section(data, "status").get("state") == "searching" else "Search not finished",
     }[outcome(data)]
 
 
@@ -75,12 +80,15 @@ def _exceeds(data: Data, split: str) -> bool:
 
 
 def _loss_words(data: Data) -> str:
-    loss, allowed = accuracy_loss(data, "validation"), points(max_accuracy_loss(data))
+    loss, limit = accuracy_loss(data, "validation"), max_accuracy_loss(data)
+    allowed, at_most = points(limit), milliseconds(max_latency_ms(data))
     if loss is None:
-        return f"with at most {allowed} points of accuracy lost"
+        return f"with at most {allowed} points of accuracy lost" if limit is not None else f"with at most {at_most}"
     if loss <= 0:
-        return f"and loses no validation accuracy ({points(-loss)} points gained, {allowed} could be lost)"
-    return f"and loses {points(loss)} points of validation accuracy ({allowed} allowed)"
+        could = f", {allowed} could be lost" if limit is not None else ""
+        return f"and loses no validation accuracy ({points(-loss)} points gained{could})"
+    what = f"{allowed} allowed" if limit is not None else f"{at_most} were allowed"
+    return f"and loses {points(loss)} points of validation accuracy ({what})"
 
 
 def _pays(data: Data) -> list[str]:
@@ -119,13 +127,47 @@ def _unmeasured(data: Data) -> list[str]:
     return [
         f"The best pruned network is predicted to run in {milliseconds(best.get('latency_ms_predicted'))}, "
         f"{times(predicted)} faster than the dense one by the same table, {_loss_words(data)}.",
-        "No time of the whole network was measured yet: `pruneaug bench CHECKPOINT` does.",
+        "No time of the whole network was measured yet: `pruneaug bench CHECKPOINT` does."
+        if section(data, "status").get("state") != "searched"
+        else "No time of the whole network was measured yet: `pruneaug export RUN` does.",
+    ]
+
+
+def _unfinished(data: Data) -> list[str]:
+    status, best = section(data, "status"), section(data, "best")
+    done, wanted, limit = len(rows(data, "trials")), status.get("wanted"), max_accuracy_loss(data)
+    allowed = "" if limit is None else f" ({points(limit)} allowed)"
+    how_far = f"{done} of {wanted} trials are finished" if is_number(wanted) else f"{done} trials are finished"
+    saved = ratio(section(data, "dense").get("latency_ms_predicted"), best.get("latency_ms_predicted"))
+    closest = closest_trial(data)
+    if best:
+        found = (
+            f"So far trial {best.get('number')} is best: predicted {milliseconds(best.get('latency_ms_predicted'))}, "
+            f"{times(saved)} faster than dense, {_loss_words(data)}."
+        )
+    elif closest:
+        found = (
+            "Nothing that keeps the limit is faster than dense yet: the most accurate, trial "
+            f"{closest.get('number')}, lost {points(closest['accuracy_loss'])} points{allowed}."
+        )
+    else:
+        found = "No trial was judged yet."
+    go_on = "" if status.get("state") == "searching" else "`pruneaug search JOB` goes on with it."
+    return [
+        f"The search is under way: {how_far}." if not go_on else f"The search has stopped: {how_far}.",
+        found,
+        go_on,
     ]
 
 
 def _infeasible(data: Data) -> list[str]:
     trials, allowed, closest = rows(data, "trials"), points(max_accuracy_loss(data)), closest_trial(data)
     saved = ratio(section(data, "dense").get("latency_ms_predicted"), closest.get("latency_ms_predicted"))
+    if (limit_ms := max_latency_ms(data)) is not None:
+        return [
+            f"Stay dense: none of {len(trials)} trials was trained to its end within {milliseconds(limit_ms)}.",
+            "Allow more latency, or offer higher sparsities.",
+        ]
     return [
         f"Stay dense: none of {len(trials)} trials stayed within {allowed} points of accuracy loss.",
         f"The closest, trial {closest.get('number')} (predicted {times(saved)} faster), lost "

@@ -57,6 +57,13 @@ def times(value: object) -> str:
     return f"{value:,.{2 if abs(value) < 10 else 1}f}×" if is_number(value) else MISSING
 
 
+def ratio_words(value: object) -> str:
+    """A speed-up over dense in words: 2.934 -> "2.93× faster than dense", 0.5 -> "2.00× slower than dense"."""
+    if not is_number(value) or value <= 0:
+        return MISSING
+    return f"{times(value)} faster than dense" if value >= 1 else f"{times(1 / value)} slower than dense"
+
+
 def size(value: object) -> str:
     """Bytes in MB (10^6): 3_210_000 -> "3.21 MB"."""
     return f"{significant(value / 1e6)} MB" if is_number(value) else MISSING
@@ -103,7 +110,7 @@ def describe_op(key: object) -> str:
 
 
 def trial_state(trial: Data) -> str:
-    """One word for what became of a trial: feasible, infeasible, skipped or failed."""
-    if trial.get("state") in ("skipped", "failed"):
+    """One word for what became of a trial: feasible, infeasible, skipped, stopped or failed."""
+    if trial.get("state") in ("skipped", "stopped", "failed"):
         return str(trial["state"])
     return "feasible" if trial.get("feasible") else "infeasible"

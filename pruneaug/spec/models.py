@@ -66,6 +66,17 @@ class TrainSpec(Spec):
     )
     distillation: Fraction = Field(default=0.0, description="Weight of the loss against the dense network's outputs")
     distillation_temperature: Annotated[float, Field(gt=0)] = Field(default=2.0, description="Softens both outputs")
+    feature_distillation: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Weight of what layers compute otherwise than in the dense network; 1 is a usual value"
+    )
+    feature_layers: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="Their names, with wildcards; null: where the stages or blocks of the network end"
+    )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the training learns from the dense network too."""
+        return self.distillation > 0 or self.feature_distillation > 0
 
 
 class TaskSpec(Spec):
@@ -95,27 +106,66 @@ class PlatformSpec(Spec):
     latency_db: str = Field(default="latency_db", description="Folder of the latency tables")
 
 
-class LayerRule(Spec):
-    """What some layers may be. `match` is a shell-style wildcard on layer names; the first rule that matches holds."""
+class ChoiceSpec(Spec):
+    """What a layer is, without a choice."""
 
-    match: str = Field(description="Shell-style wildcard on layer names, such as `encoder.*.query`")
+    pattern: str = Field(description="`block:ROWSxCOLS`, or `element` for `block:1x1`")
+    sparsity: Fraction = Field(description="The fraction of zeros; profiled if the grid does not hold it")
+
+    @field_validator("pattern")
+    @classmethod
+    def _known_pattern(cls, value: str) -> str:
+        return _canonical([value])[0]
+
+
+class LayerRule(Spec):
+    """What some layers may be. The first rule that matches a layer holds."""
+
+    match: str = Field(default="*", description="Shell-style wildcard on layer names, such as `encoder.*.query`")
+    op: Literal["linear", "conv2d", "conv2d-1x1"] | None = Field(
+        default=None, description="Match only layers of this kind; `conv2d` holds those of kernel 1x1 too; null: any"
+    )
     patterns: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None, description="null: those of the space"
     )
+    exclude: list[str] = Field(default_factory=list, description="Patterns that these layers may not have")
     sparsities: Annotated[list[Fraction], Field(min_length=1)] | None = Field(
         default=None, description="null: those of the space"
     )
+    min_sparsity: Fraction | None = Field(default=None, description="These layers are dense or at least as sparse")
+    max_sparsity: Fraction | None = Field(default=None, description="These layers are at most as sparse")
     dense: bool = Field(default=False, description="These layers are never pruned")
+    fix: ChoiceSpec | None = Field(default=None, description="These layers are just this, not even dense")
 
     @field_validator("patterns")
     @classmethod
     def _known_patterns(cls, value: list[str] | None) -> list[str] | None:
         return None if value is None else _canonical(value)
 
+    @field_validator("exclude")
+    @classmethod
+    def _known_excluded(cls, value: list[str]) -> list[str]:
+        return _canonical(value)
+
     @field_validator("sparsities")
     @classmethod
     def _sorted(cls, value: list[float] | None) -> list[float] | None:
         return None if value is None else sorted(set(value))
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> LayerRule:
+        if self.op is None and "match" not in self.model_fields_set:
+            raise ValueError("a rule must say which layers it is for, but has neither `match` nor `op`")
+        if self.min_sparsity is not None and self.max_sparsity is not None and self.min_sparsity > self.max_sparsity:
+            raise ValueError(
+                f"min_sparsity must not exceed max_sparsity, but got {self.min_sparsity:g} and {self.max_sparsity:g}"
+            )
+        choosing = ("patterns", "exclude", "sparsities", "min_sparsity", "max_sparsity")
+        told = [key for key in choosing if getattr(self, key) not in (None, [])]
+        ends = [key for key in ("dense", "fix") if getattr(self, key) not in (None, False)]
+        if ends and len(ends) + len(told) > 1:
+            raise ValueError(f"a rule with `{ends[0]}` leaves no choice, so leave out {', '.join([*ends[1:], *told])}")
+        return self
 
 
 class SpaceSpec(Spec):
@@ -127,6 +177,18 @@ class SpaceSpec(Spec):
     )
     sparsities: Annotated[list[Fraction], Field(min_length=1)] = Field(
         default_factory=lambda: [0.5, 0.6, 0.7, 0.8, 0.9, 0.95], description="The grid that is profiled"
+    )
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=4, description="Steps from one sparsity of the grid to the next, for strategies that choose from a list"
+    )
+    max_patterns: Positive | None = Field(
+        default=None, description="At most so many patterns in one network, dense aside; null: no limit"
+    )
+    share: bool = Field(default=False, description="Layers of equal op and equal rules get the same choice")
+    saliency: Literal["auto", "layer", "network"] = Field(
+        default="auto",
+        description="How lost scores of layers compare: as fractions of the `layer`'s, or as they are (`network`); "
+        "`auto`: as the pruner's scores demand",
     )
     layers: list[LayerRule] = Field(
         default_factory=list, description="Rules for some layers; the first that matches holds"
@@ -143,10 +205,24 @@ class SpaceSpec(Spec):
         return sorted(set(value))
 
 
+class ExecutorSpec(PlugIn):
+    """Where trials are trained."""
+
+    name: str = Field(
+        default="local",
+        description="`local`: in this process; `processes`: on this machine; `ray`: on a Ray cluster; or "
+        "`package.module:attr`",
+    )
+    workers: Positive = Field(default=1, description="Trials at a time; `local` has one")
+
+
 class SearchSpec(Spec):
     """How the best network is searched."""
 
-    strategy: str = Field(default="joint", description="`joint`, `uniform`, `random`, or `package.module:attr`")
+    strategy: str = Field(
+        default="allocate",
+        description="`allocate`, `joint`, `uniform`, `random`, `nsga2`, `greedy`, `rule`, or `package.module:attr`",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the strategy")
     trials: Positive = Field(default=30, description="Finished trials after which the search ends")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of the strategy, the data order and the training")
@@ -157,12 +233,70 @@ class SearchSpec(Spec):
         default=None, description="No trial starts after this many seconds; null: no limit"
     )
     storage: str | None = Field(default=None, description="Optuna storage URL; null: SQLite in the run folder")
+    objective: Literal["latency", "accuracy", "front"] = Field(
+        default="latency",
+        description="`latency`: the fastest that loses at most `max_accuracy_loss`; `accuracy`: the most accurate "
+        "within `max_latency_ms` or `max_latency_ratio`; `front`: all that no other beats in both",
+    )
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Of `accuracy`: the longest predicted latency of the network"
+    )
+    max_latency_ratio: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Of `accuracy`: the same as a fraction of the dense network's latency"
+    )
+    executor: ExecutorSpec = Field(default_factory=ExecutorSpec, description="Where trials are trained")
+    retries: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="How often a trial begins again whose worker died; then it counts as failed"
+    )
+    trial_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="A trial that takes longer has failed; null: no limit"
+    )
+    rungs: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        default_factory=list,
+        description="Fractions of a trial's epochs after which it is judged, and perhaps stopped: [0.25, 0.5, 1]",
+    )
+    stopper: PlugIn = Field(
+        default_factory=lambda: PlugIn(name="none"),
+        description="What stops a trial at a rung: `none`, `median`, `asha`, `recovery`, or `package.module:attr`",
+    )
+    inherit: bool = Field(
+        default=False,
+        description="A trial begins with the weights of the nearest finished one instead of the dense ones",
+    )
+    keep_weights: Positive = Field(
+        default=8, description="Of how many trials `inherit` keeps the weights on disk, beside those of the best"
+    )
+    trackers: list[str | PlugIn] = Field(
+        default_factory=list,
+        description="What records the trials elsewhere, by name or as sections: `tensorboard`, `mlflow`, or "
+        "`package.module:attr`",
+    )
+
+    @field_validator("rungs")
+    @classmethod
+    def _in_order(cls, value: list[float]) -> list[float]:
+        return sorted(set(value))
+
+    @model_validator(mode="after")
+    def _limited_by_latency(self) -> SearchSpec:
+        limits = [key for key in ("max_latency_ms", "max_latency_ratio") if getattr(self, key) is not None]
+        if self.objective == "accuracy" and len(limits) != 1:
+            raise ValueError(
+                "objective `accuracy` needs one of max_latency_ms and max_latency_ratio, but got "
+                f"{' and '.join(limits) or 'none'}"
+            )
+        if self.objective != "accuracy" and limits:
+            raise ValueError(f"{limits[0]} goes with objective `accuracy`, but the objective is `{self.objective}`")
+        return self
 
 
 class FineTuneSpec(Spec):
     """The fine-tuner of each trial, and the longer one of the best network."""
 
-    name: str = Field(default="train", description="A fine-tuner: `train`, or `package.module:attr`")
+    name: str = Field(
+        default="train",
+        description="`train`, `rewind`, `accelerate`, `lightning`, or `package.module:attr` (your own training loop)",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the fine-tuner")
     trial: TrainSpec = Field(
         default_factory=lambda: TrainSpec(epochs=1.0, learning_rate=0.02), description="The fine-tuning of each trial"
@@ -170,6 +304,12 @@ class FineTuneSpec(Spec):
     final: TrainSpec = Field(
         default_factory=lambda: TrainSpec(epochs=5.0, learning_rate=0.02),
         description="The longer fine-tuning of the best network",
+    )
+    finalists: Positive = Field(
+        default=1, description="How many of the best trials get the longer fine-tuning; the best of them after it wins"
+    )
+    repeats: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="How often the winner is made again with other seeds, to tell the spread of its accuracy"
     )
 
 

@@ -15,8 +15,23 @@ from pruneaug.spec.document import SCALARS
 from pruneaug.spec.models import JobSpec
 
 _PASSWORDS = (r"(://[^:/@]*:).*(?=@)", r"([?&](?:password|passwd|pwd)=)[^&]*")
-NO_RESULT = ("run", "platform.latency_db", "search.storage", "search.trials", "search.timeout_s")
-"""The keys that do not decide what a trial gives: where things are kept, and how many trials there are."""
+NO_RESULT = (
+    "run",
+    "platform.latency_db",
+    "search.executor",
+    "search.keep_weights",
+    "search.retries",
+    "search.storage",
+    "search.timeout_s",
+    "search.trackers",
+    "search.trial_timeout_s",
+    "search.trials",
+    "finetune.finalists",
+    "finetune.repeats",
+)
+"""The keys that do not decide what a trial gives: where things are kept, and how many trials there are; with all
+below them."""
+_NO_RESULT = tuple(f"{key}." for key in NO_RESULT)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -41,7 +56,7 @@ def dump_job(job: JobSpec) -> str:
 def result_settings(job: JobSpec) -> dict[str, Any]:
     """What decides a job's results, as dotted key -> value; two runs may be continued by one another if these agree."""
     settings = _flatten(_plain(job))
-    return {key: value for key, value in settings.items() if key not in NO_RESULT}
+    return {key: value for key, value in settings.items() if not f"{key}.".startswith(_NO_RESULT)}
 
 
 def job_digest(job: JobSpec) -> str:
@@ -51,10 +66,13 @@ def job_digest(job: JobSpec) -> str:
 
 
 def public_settings(job: JobSpec) -> dict[str, Any]:
-    """The job as JSON values, to be kept in what others get to see: the password of `search.storage` is hidden."""
+    """The job as JSON values, to be kept in what others get to see: passwords in URLs of the search are hidden."""
     settings = _plain(job)
+    search = settings["search"]
     if job.search.storage is not None:
-        settings["search"]["storage"] = hide_password(job.search.storage)
+        search["storage"] = hide_password(job.search.storage)
+    for options in (tracker["options"] for tracker in search["trackers"] if isinstance(tracker, dict)):
+        options |= {key: hide_password(value) for key, value in options.items() if isinstance(value, str)}
     return settings
 
 

@@ -89,7 +89,7 @@ def test_overrides_reach_the_job(toy_at):
             {"latency_ms", "speedup_vs_best_dense", "predicted_ms"},
         ),
         ("doctor", {"versions", "cpu", "threads", "load", "cuda"}),
-        ("plugins", {"tasks", "models", "pruners", "finetuners", "strategies"}),
+        ("plugins", {"tasks", "models", "pruners", "finetuners", "strategies", "executors", "trackers"}),
         ("spec validate {job}", {"task", "search"}),
         ("db diff {table} {table}", None),
         ("db ls {folder}/db", None),
@@ -251,7 +251,7 @@ def test_ctrl_c_is_exit_code_130_with_one_line(toy_at, monkeypatch):
         patch.setattr("pruneaug.finetune.train.Train.finetune", interrupt)
         ended = pruneaug("search", folder / "job.yaml")
     assert ended.code == 130
-    assert ended.err.endswith("stopped; the same command goes on from here\n")
+    assert ended.err.endswith(f"stopped; finished work is kept. Go on with: pruneaug search {folder}/job.yaml\n")
     assert "Traceback" not in ended.err
     succeed("search", folder / "job.yaml")
 
@@ -271,7 +271,7 @@ def test_the_installed_command_prints_json_and_dies_of_ctrl_c(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err.endswith("stopped; the same command goes on from here\n")
+    assert "stopped; finished work is kept. Go on with: pruneaug" in err.splitlines()[-1]
     assert "Traceback" not in err
 
 

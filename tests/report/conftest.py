@@ -35,7 +35,8 @@ def example_report(trials: int = 60, layers: int = 20) -> dict[str, Any]:
             "versions": {"pruneaug": "0.1.0", "torch": "2.13.0", "apache-tvm": "0.27.0"},
         },
         "network": {"name": "vgg16", "parameters": 14_728_266, "macs": 313_730_560},
-        "constraint": {"max_accuracy_loss": 0.005},
+        "validation_examples": 5000,
+        "constraint": {"max_accuracy_loss": 0.005, "objective": "latency", "max_latency_ms": None},
         "dense": {
             "accuracy_validation": 0.9324,
             "accuracy_test": 0.9287,
@@ -57,6 +58,8 @@ def example_report(trials: int = 60, layers: int = 20) -> dict[str, Any]:
             "sparsity": 0.874,
             "operation_sparsity": 0.823,
             "size_bytes": 9_106_220,
+            "number": trials // 2,
+            "repeats": {"accuracies": [0.9279, 0.9288, 0.9275], "mean": 0.92807, "spread": 0.00067, "failed": 0},
         },
         "baselines": [
             _baseline("onnxruntime", dense_ms * 1.01),
@@ -79,10 +82,15 @@ def example_report(trials: int = 60, layers: int = 20) -> dict[str, Any]:
             "strategy": "joint",
             "trials_done": trials,
             "skipped": 9,
+            "stopped": 0,
             "failed": 1,
             "seconds": 4521.0,
+            "seconds_own": 38.0,
             "epochs": 50.0,
+            "epochs_final": 5.0,
         },
+        "status": {"state": "exported", "wanted": trials, "running": [], "updated_at": None},
+        "analysis": {"front": [], "hypervolume": None, "faster": None},
         "warnings": ["The machine was busy while measuring (load 1.4 on 2 cores); the times scatter more than usual."],
         "verdict": None,
     }
@@ -143,6 +151,9 @@ def _layer(rng: random.Random, index: int, layers: int) -> dict[str, Any]:
         "sparsity": sparsity,
         "latency_us_dense": dense_us,
         "latency_us": dense_us if pattern == "dense" else dense_us * min(1.3, (1 - sparsity) / gain + 0.03),
+        "latency_us_least": 0.09 * dense_us,
+        "lost_more": 0.002 * (index % 7) * (1 - sparsity),
+        "correlation": 0.42 if index % 5 == 0 else None,
         "library": "tvm",
         "variant": "" if pattern == "dense" else "tile48",
     }
@@ -163,6 +174,8 @@ def _trial(rng: random.Random, number: int, trials: int, dense_ms: float, best_m
         "accuracy_loss": loss,
         "feasible": loss <= 0.005,
         "sparsity": min(0.97, 1.02 - share),
+        "epochs": 1.0,
+        "rungs": [],
         "seconds": rng.uniform(55, 110),
         "error": None,
     }
@@ -175,7 +188,9 @@ def _trial(rng: random.Random, number: int, trials: int, dense_ms: float, best_m
             feasible=True,
         )
     elif number > trials // 2 and number % 3 == 0 and share * dense_ms > best_ms:
-        trial.update(state="skipped", accuracy_validation=None, accuracy_loss=None, feasible=False, seconds=0.1)
+        trial.update(
+            state="skipped", accuracy_validation=None, accuracy_loss=None, feasible=False, seconds=0.1, epochs=0.0
+        )
     elif number == 17:
         trial.update(
             state="failed",

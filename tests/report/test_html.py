@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pruneaug.report.analysis import trial_front
 from pruneaug.report.html import render_html
 from pruneaug.report.verdict import verdict
 
@@ -62,6 +63,8 @@ def test_the_page_has_every_section(report):
         "Read with care",
         "Dense and pruned, side by side",
         "What the search tried",
+        "What training bought",
+        "What holds the network back",
         "Layer by layer",
         "Measured, whole network",
         "Layers left as they are",
@@ -85,7 +88,8 @@ def test_the_page_needs_nothing_from_outside(report):
 
 def test_every_trial_and_every_layer_is_on_the_page(report):
     page = Page(render_html(report))
-    summary, layers, runtimes, kept, trials = page.tables
+    summary, holding, layers, runtimes, kept, trials = page.tables
+    assert len(holding) == 1 + 12
     assert len(trials) == 1 + 60
     assert len(layers) == 1 + 20
     assert [row[0] for row in runtimes[1:3]] == ["pruneaug-sparse", "onnxruntime"]
@@ -101,7 +105,8 @@ def test_the_chart_marks_every_outcome_and_the_constraint(report):
     wide = text[text.index('<figure class="wide">') : text.index('<figure class="narrow">')]
     for kind in ("feasible", "infeasible", "below", "skipped", "failed", "dense", "best"):
         assert f"m-{kind}" in wide, kind
-    assert "0.50 points below dense" in wide
+    assert "0.50 points below dense" in text
+    assert 'class="front"' in wide
     assert wide.count("<title>Trial") == 60
 
 
@@ -121,6 +126,22 @@ def test_whatever_the_data_says_is_escaped(report):
     page = Page(render_html(data))
     assert render_html(data).count("<script>") == 1
     assert evil in page.text
+
+
+def test_a_searched_front_is_listed(report):
+    report["constraint"]["objective"] = "front"
+    page = Page(render_html(report))
+    assert "The front" in page.headings
+    (front,) = [table for table in page.tables if table[0] == ["Trial", "Latency", "Speed-up", "Lost, points"]]
+    assert [int(row[0]) for row in front[1:]] == [point.trial for point in trial_front(report)]
+
+
+def test_a_limit_of_the_latency_is_drawn_across_the_chart(report):
+    report["constraint"] = {"objective": "accuracy", "max_latency_ms": 2.0, "max_accuracy_loss": 0.005}
+    text = render_html(report)
+    assert "2.00 ms, the limit" in text
+    assert "points below dense" not in text
+    assert re.search(r'<path d="M[\d.]+ [\d.]+V[\d.]+" class="limit">', text)
 
 
 def test_an_infeasible_search_has_a_page_without_a_pruned_network(infeasible):

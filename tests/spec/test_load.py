@@ -33,7 +33,7 @@ def test_a_minimal_job_has_all_defaults(write):
     job = load_job(write(HEAD))
     assert (job.task.name, job.search.strategy, job.pruner.name, job.search.trials) == (
         "digits",
-        "joint",
+        "allocate",
         "magnitude",
         30,
     )
@@ -118,7 +118,7 @@ def test_patterns_are_canonical_and_sparsities_sorted_each_once(write):
         ("space: {patterns: [dense]}\n", 2, "space.patterns", "always a choice"),
         ("space: {patterns: []}\n", 2, "space.patterns", "at least 1 item"),
         ("space:\n  sparsities:\n  - 0.5\n  - 1.5\n", 5, "space.sparsities.1", "less than or equal to 1, but got 1.5"),
-        ("space:\n  layers:\n  - {match: a}\n  - {dense: true}\n", 5, "space.layers.1.match", "required"),
+        ("space:\n  layers:\n  - {match: a}\n  - {dense: true}\n", 5, "space.layers.1", "neither `match` nor `op`"),
         ("space:\n  layers:\n  - match: a\n    dens: true\n", 5, "space.layers.0.dens", "did you mean 'dense'"),
         ("3: x\n", 2, "3", "strings"),
     ],

@@ -1,9 +1,8 @@
-from pruneaug.finetune.train import Train
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.searcher.strategies.joint import Joint
 from pruneaug.searcher.strategies.random import Random
 from pruneaug.searcher.strategies.uniform import Uniform
-from pruneaug.testing.contracts import FineTunerContract, PrunerContract, StrategyContract, TaskContract
+from pruneaug.testing.contracts import PrunerContract, StrategyContract, TaskContract
 from pruneaug.testing.task import ToyTask
 
 
@@ -15,11 +14,6 @@ class TestMagnitude(PrunerContract):
 class TestMagnitudeWithAbsoluteValues(PrunerContract):
     def make(self):
         return Magnitude(power=1)
-
-
-class TestTrain(FineTunerContract):
-    def make(self):
-        return Train()
 
 
 class TestToyMlp(TaskContract):

@@ -1,0 +1,197 @@
+"""What the trials teach, on the page and in words: the price of more speed, what training bought, what holds back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+
+from pruneaug.report import bars
+from pruneaug.report.analysis import FASTER_BY, faster_cost, reference_of, training_steps, trial_front
+from pruneaug.report.data import Data, is_number, ratio, section
+from pruneaug.report.front import Reference, Step
+from pruneaug.report.holding import Holding, holding_words, holdings
+from pruneaug.report.layers import pattern_words
+from pruneaug.report.lines import Chart, Series, figure
+from pruneaug.report.sections import titled_section
+from pruneaug.report.words import MISSING, milliseconds, percent, points, seconds, times
+
+_SHOWN = 12
+_NUM = ' class="num"'
+
+
+def faster_words(data: Data) -> str:
+    """What the next 10 % of latency would cost in accuracy, and how sure that is; empty if nothing was chosen."""
+    cost = faster_cost(data)
+    if cost is None:
+        return ""
+    goal = f"The next {percent(FASTER_BY, 0)} of latency"
+    goal += f" (from {milliseconds(cost['from_ms'])} to {milliseconds(cost['to_ms'])})"
+    slower = f"trial {cost['low_trial']} lost {points(cost['low'])}"
+    error = "" if cost["error"] is None else f" One standard error of the accuracy is {points(cost['error'])} points."
+    if cost["estimate"] is None:
+        return f"{goal}: no trial that fast was trained to its end, so its price is not known; {slower} points.{error}"
+    more, loss, now = cost["estimate"] - cost["loss_now"], cost["estimate"], cost["loss_now"]
+    return (
+        f"{goal} would cost about {points(more)} points of accuracy, {points(loss)} lost instead of {points(now)}: "
+        f"it lies between two trials of the front: {slower}, and trial {cost['high_trial']}, faster than that, "
+        f"{points(cost['high'])}, after their short fine-tuning.{error}"
+    )
+
+
+def cost_words(data: Data) -> str:
+    """What the search cost: epochs, time in trials, its own time beside them."""
+    search = section(data, "search")
+    epochs, spent, own = search.get("epochs"), search.get("seconds"), search.get("seconds_own")
+    if not is_number(epochs) and not is_number(spent):
+        return ""
+    parts = [f"{epochs:,.1f} epochs" if is_number(epochs) else "", seconds(spent) if is_number(spent) else ""]
+    words = f"The trials took {' and '.join(part for part in parts if part)}"
+    if is_number(search.get("epochs_final")):
+        words += f", the final fine-tuning {search['epochs_final']:,.1f} epochs more"
+    if is_number(own):
+        share = f" ({percent(own / spent)} of the trials' time)" if is_number(spent) and 0 < own < spent else ""
+        words += f"; the search itself took {seconds(own)} beside them{share}"
+    return f"{words}."
+
+
+def repeat_words(data: Data) -> str:
+    """The winner made again with other seeds; empty if it was not."""
+    repeats = section(section(data, "best"), "repeats")
+    accuracies = [value for value in repeats.get("accuracies") or () if is_number(value)]
+    if not accuracies:
+        return ""
+    spread = f" ± {points(repeats['spread'])} points (standard deviation)" if is_number(repeats.get("spread")) else ""
+    lowest, highest = min(accuracies), max(accuracies)
+    seeds = f"{len(accuracies)} other seed{'' if len(accuracies) == 1 else 's'}"
+    failed = f"; {repeats['failed']} failed" if repeats.get("failed") else ""
+    return (
+        f"Made again with {seeds}: validation accuracy {percent(repeats.get('mean'), 2)}{spread}, "
+        f"from {percent(lowest, 2)} to {percent(highest, 2)}{failed}."
+    )
+
+
+def training_section(data: Data) -> str:
+    """The area under the front over epochs of training, and what more speed would cost."""
+    reference = reference_of([data])
+    words = [faster_words(data), cost_words(data), repeat_words(data)]
+    said = "".join(f"<p>{escape(text)}</p>" for text in words if text)
+    steps = [] if reference is None else training_steps(data, reference)
+    drawn = figure(covered_chart([("", steps)], reference)) if reference is not None and len(steps) > 1 else ""
+    if not said and not drawn:
+        return ""
+    lead = "" if reference is None or not drawn else reference_words(reference)
+    return titled_section("What training bought", lead, drawn + f'<div class="prose">{said}</div>')
+
+
+def reference_words(reference: Reference) -> str:
+    return (
+        "How much of the plane of latency and loss the trials cover (hypervolume), by the epochs they were trained: "
+        f"100 % would be no latency and no loss, 0 % is dense ({milliseconds(reference.latency_ms)}) or a loss of "
+        f"{points(reference.loss)} points."
+    )
+
+
+def covered_chart(runs: Sequence[tuple[str, Sequence[Step]]], reference: Reference) -> Chart:
+    """Covered area over epochs, one line for each run."""
+    last = max((steps[-1].epochs for _, steps in runs if steps), default=1.0) or 1.0
+    most = max((steps[-1].covered for _, steps in runs if steps), default=0.0)
+    return Chart(
+        title="Covered area over epochs of training",
+        x_name="epochs of training in trials",
+        y_name="covered area, %",
+        x_range=(0.0, 1.03 * last),
+        y_range=(0.0, max(1.1 * most, 0.01)),
+        series=[_covered(name, colour, steps) for colour, (name, steps) in enumerate(runs)],
+        y_factor=100,
+    )
+
+
+def _covered(name: str, colour: int, steps: Sequence[Step]) -> Series:
+    corners: list[tuple[float, float]] = []
+    marks = []
+    for before, step in pairwise(steps):
+        corners += [(before.epochs, before.covered), (step.epochs, before.covered)]
+        if step.covered > before.covered:
+            marks.append((step.epochs, step.covered, f"{name or 'Trial'} {step.trial}: {percent(step.covered)}"))
+    if steps:
+        corners.append((steps[-1].epochs, steps[-1].covered))
+    return Series(name, colour, corners, marks)
+
+
+def front_rows(data: Data) -> list[tuple[str, ...]]:
+    """Where the front is what was searched: trial, latency, speed-up and points lost of each of its trials."""
+    if section(data, "constraint").get("objective") != "front":
+        return []
+    dense_ms = section(data, "dense").get("latency_ms_predicted")
+    return [
+        (str(point.trial), milliseconds(point.latency_ms), times(ratio(dense_ms, point.latency_ms)), points(point.loss))
+        for point in trial_front(data)
+    ]
+
+
+FRONT_COLUMNS = ("Trial", "Latency", "Speed-up", "Lost, points")
+
+
+def front_section(data: Data) -> str:
+    """The front as a table, where it is what was searched."""
+    listed = front_rows(data)
+    if not listed:
+        return ""
+    head = "".join(f'<th scope="col"{_NUM}>{name}</th>' for name in FRONT_COLUMNS)
+    body = "".join(f"<tr>{''.join(f'<td{_NUM}>{words}</td>' for words in row)}</tr>" for row in listed)
+    lead = "What no other trial beats in both, fastest first; latencies predicted, losses after the short fine-tuning."
+    return titled_section("The front", lead, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def holding_section(data: Data) -> str:
+    """The slowest layers of the pruned network: their share, what could be saved there, how sensitive they are."""
+    listed = holdings(data)
+    if not listed:
+        return ""
+    shown, words = listed[:_SHOWN], " ".join(holding_words(data))
+    most = max(holding.share for holding in shown)
+    columns = ["Layer", "Pattern", "Share of the latency", "Could save"]
+    has_lost = any(holding.lost_more is not None for holding in shown)
+    has_clear = any(holding.correlation is not None for holding in shown)
+    columns += ["Sensitivity"] if has_lost else []
+    columns += ["Correlation"] if has_clear else []
+    head = "".join(f'<th scope="col"{_NUM if index > 2 else ""}>{name}</th>' for index, name in enumerate(columns))
+    body = "".join(_row(holding, most, has_lost, has_clear) for holding in shown)
+    table = f'<table class="holding stack"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    notes = [
+        "Could save: the share of the network's latency that the fastest choice of the layer's space would take off."
+    ]
+    if has_lost:
+        notes.append(
+            "Sensitivity: the saliency that this choice would lose, against the most sensitive layer's (100 %)."
+        )
+    if has_clear:
+        notes.append(
+            "Correlation: rank correlation of the layer's sparsity with the accuracy lost, over all judged trials, "
+            "where it is clearer than chance; layers that were pruned together share it."
+        )
+    if len(listed) > len(shown):
+        notes.append(f"The {len(listed) - len(shown)} faster layers are in the table of all layers.")
+    said = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return titled_section("What holds the network back", words, f'{table}<div class="prose soft">{said}</div>')
+
+
+def _row(holding: Holding, most: float, has_lost: bool, has_clear: bool) -> str:
+    drawn = bars.bar(holding.share, most, "pruned", f"{holding.name}: {percent(holding.share)} of the latency", 9)
+    cells = [
+        f'<td class="mono break">{escape(holding.name)}</td>',
+        f"<td>{escape(pattern_words(holding.pattern))}</td>",
+        f'<td><div class="pair"><div>{drawn}</div><span>{percent(holding.share)}</span></div></td>',
+        _cell("could save", percent(holding.saves)),
+    ]
+    if has_lost:
+        cells.append(_cell("sensitivity", percent(holding.lost_more, 0)))
+    if has_clear:
+        clear = MISSING if holding.correlation is None else f"{holding.correlation:+.2f}".replace("-", "−")
+        cells.append(_cell("correlation", clear))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(name: str, words: str) -> str:
+    return f'<td class="num" data-name="{name}">{words}</td>'
