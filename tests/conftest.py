@@ -18,6 +18,17 @@ os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+
+
+@pytest.fixture(autouse=True)
+def _all_cpus():
+    """A test that measures ties its threads to one CPU each; the next one has them all again."""
+    yield
+    if CPUS is not None:
+        os.sched_setaffinity(0, CPUS)
+
+
 @pytest.fixture
 def computed():
     """Times are computed, not measured."""

@@ -22,6 +22,7 @@ from pruneaug.sparsity.masks import block_sizes, kept_count, pool_scores
 from pruneaug.sparsity.matrix import weight_matrix
 from pruneaug.sparsity.patterns import Block
 
+_ALL = 1 - 1e-6  # as near as sums of float32 tell; the logarithm of nothing kept is no number
 Compare = Literal["auto", "layer", "network"]
 
 
@@ -35,9 +36,11 @@ def weigh_space(
 ) -> SearchSpace:
     """The space with what every choice loses, by the pruner's scores of the dense model.
 
-    A pruner without scores is taken for magnitude: squared weights, compared by layer. With compare `layer` a loss is a
-    fraction of its layer's score, whatever the scores' unit; with `network` a fraction of the network's, for scores
-    that estimate a change of the loss. `auto` is `network` for pruners that say so (`scores_compare`), else `layer`.
+    A pruner without scores is taken for magnitude: squared weights, compared by layer. With compare `layer` a loss is
+    -log(1 - f), f the fraction of its layer's score: what is kept multiplies from layer to layer, so its logarithms add
+    up, whatever the scores' unit, and the last of a layer is dear. With `network` a loss is the fraction of the
+    network's score, for scores that estimate a change of the loss and add up themselves. `auto` is `network` for
+    pruners that say so (`scores_compare`), else `layer`.
     """
     if isinstance(pruner, Scorer):
         scores: Mapping[str, torch.Tensor] = pruner.scores(model, network, data)
@@ -52,7 +55,8 @@ def lose(
     space: SearchSpace, scores: Mapping[str, torch.Tensor], compare: Literal["layer", "network"] = "layer"
 ) -> SearchSpace:
     """The space with what every choice loses of `scores`: layer name -> score in the weight's layout, at least 0."""
-    lost, totals = {}, {}
+    lost: dict[str, list[float]] = {}
+    totals: dict[str, float] = {}
     for layer in space.layers:
         if layer.name not in scores:
             raise PluginError(f"a pruner's scores must hold every prunable layer, but {layer.name!r} is missing")
@@ -64,10 +68,10 @@ def lose(
                 f"have shape {list(scores[layer.name].shape)} and sum {totals[layer.name]:g}"
             )
         lost[layer.name] = _lost(layer, matrix)
-    network_total = math.fsum(totals.values())
-    whole = {name: total if compare == "layer" else network_total for name, total in totals.items()}
-    # A layer whose scores are all 0 has nothing to lose.
-    return _with_lost(space, {name: [each / (whole[name] or 1.0) for each in losses] for name, losses in lost.items()})
+    if compare == "network":
+        whole = math.fsum(totals.values()) or 1.0
+        return _with_lost(space, {name: [each / whole for each in losses] for name, losses in lost.items()})
+    return _with_lost(space, {name: _logarithms(losses, totals[name]) for name, losses in lost.items()})
 
 
 def saliency_to_json(space: SearchSpace) -> dict[str, Any]:
@@ -112,6 +116,11 @@ def _lost(layer: LayerSpace, matrix: torch.Tensor) -> list[float]:
         losses = removed_score(matrix, pattern, sparsities)
         found |= {(pattern, sparsity): lost for sparsity, lost in zip(sparsities, losses, strict=True)}
     return [0.0 if choice.pattern is None else found[choice.pattern, choice.sparsity] for choice in layer.choices]
+
+
+def _logarithms(losses: Sequence[float], total: float) -> list[float]:
+    """-log of the kept fractions; a layer whose scores are all 0 has nothing to lose."""
+    return [-math.log1p(-min(each / (total or 1.0), _ALL)) for each in losses]
 
 
 def _with_lost(space: SearchSpace, lost: Mapping[str, Sequence[float]]) -> SearchSpace:

@@ -187,8 +187,8 @@ class SpaceSpec(Spec):
     share: bool = Field(default=False, description="Layers of equal op and equal rules get the same choice")
     saliency: Literal["auto", "layer", "network"] = Field(
         default="auto",
-        description="How lost scores of layers compare: as fractions of the `layer`'s, or as they are (`network`); "
-        "`auto`: as the pruner's scores demand",
+        description="How lost scores of layers compare: by the fraction that each `layer` keeps, or as they are "
+        "(`network`); `auto`: as the pruner's scores demand",
     )
     layers: list[LayerRule] = Field(
         default_factory=list, description="Rules for some layers; the first that matches holds"

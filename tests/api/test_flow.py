@@ -88,6 +88,7 @@ def test_the_same_run_again_measures_and_trains_nothing(toy_at, monkeypatch):
     before = json.loads((folder / "run" / "report.json").read_text())
     again = pruneaug.run(toy_job(folder)).report
     assert store_of(folder).load() == records
+    assert again["search"].pop("seconds_own") >= before["search"].pop("seconds_own")  # looking costs a moment too
     assert {**again, "created_at": "", "warnings": []} == {
         **before,
         "created_at": "",
@@ -232,7 +233,7 @@ def test_a_constraint_that_nothing_meets_is_reported_with_how_close_it_came(toy_
 
 def test_where_nothing_is_faster_dense_is_the_answer(toy_at, monkeypatch):
     folder = toy_at("profiled")
-    monkeypatch.setattr("pruneaug.searcher.study.keep_faster", lambda *args: {})
+    monkeypatch.setattr("pruneaug.searcher.driver.keep_faster", lambda *args: {})
     result = pruneaug.search(toy_job(folder))
     assert result.outcome == "stay dense"
     assert "dense is the answer" in result.how_close
@@ -344,7 +345,7 @@ def test_a_password_of_the_storage_is_in_no_report_and_no_checkpoint(toy_at, mon
 def local_study(folder):
     from pruneaug.searcher.history import open_study
 
-    return lambda url, name: open_study(f"sqlite:///{folder}/study.db", name)
+    return lambda url, name, **options: open_study(f"sqlite:///{folder}/study.db", name, **options)
 
 
 def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):

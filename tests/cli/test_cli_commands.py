@@ -193,7 +193,7 @@ def test_trials_that_all_fail_are_exit_code_1(toy_at, monkeypatch):
 
 def test_nothing_faster_than_dense_is_no_failure(toy_at, monkeypatch):
     folder = toy_at("profiled")
-    monkeypatch.setattr("pruneaug.searcher.study.keep_faster", lambda *args: {})
+    monkeypatch.setattr("pruneaug.searcher.driver.keep_faster", lambda *args: {})
     assert "dense is the answer" in succeed("search", folder / "job.yaml").out
     assert "Stay dense" in succeed("export", folder / "run").out
 

@@ -67,20 +67,14 @@ def running(run):
     return next((int(name.split()[1]) for name in names if name.startswith("Trial")), None)
 
 
-def slow_down(process, run, gate):
-    """Wait for the first finished trial, and then for one that will take a while."""
-    wait_for(lambda: len(trials_of(run)) > 0, process)
-    gate.write_text("20")
-    wait_for(gate.with_name("asleep").exists, process)
-    wait_for(lambda: running(run) is not None and running(run) not in {t["number"] for t in trials_of(run)}, process)
-
-
-def start(job, run, gate, *more):
-    """A search in the middle of a trial, after at least one that finished."""
+def start(job, run, gate, *more, step_s=20):
+    """A search in the middle of a step of a trial, after at least one trial that finished."""
     gate.write_text("0.1")
     words = command("search", job, *more)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
-    slow_down(process, run, gate)
+    wait_for(lambda: len(trials_of(run)) > 0, process)
+    gate.write_text(str(step_s))
+    wait_for(gate.with_name("asleep").exists, process)
     return process
 
 
@@ -183,8 +177,10 @@ def test_a_terminal_shows_the_search_and_ctrl_c_on_it_stops_it(slow):
 
 def test_a_report_can_be_read_while_the_search_runs_and_after_a_kill(slow):
     job, run, gate = slow()
-    process = start(job, run, gate)
-    number, count = running(run), len(trials_of(run))
+    process = start(job, run, gate, step_s=4)
+    count = len(trials_of(run))
+    wait_for(lambda: running(run) not in (None, *(trial["number"] for trial in trials_of(run))), process)
+    number = running(run)  # for seven steps more
     for _ in range(3):
         data = json.loads(pruneaug("report", run, "--json").out)
         assert (data["status"]["state"], data["status"]["running"]) == ("searching", [f"Trial {number}"])

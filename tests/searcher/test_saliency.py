@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_what_is_lost_is_what_the_mask_removes(shape, block):
     assert removed_score(scores, block, sparsities) == pytest.approx(expected, rel=1e-6)
 
 
-def test_losses_are_fractions_of_the_layers_score_and_dense_loses_nothing(parts):
+def test_losses_are_logarithms_of_what_the_layer_keeps_and_dense_loses_nothing(parts):
     model, network, space = parts
     scores = scores_of(model, network)
     for layer in lose(space, scores).layers:
@@ -55,7 +56,10 @@ def test_losses_are_fractions_of_the_layers_score_and_dense_loses_nothing(parts)
             removed = 0.0
             if choice.pattern is not None:
                 removed = float(matrix[~block_mask(matrix.float(), choice.pattern, choice.sparsity)].sum())
-            assert lost == pytest.approx(removed / float(matrix.sum()), rel=1e-5)
+            if choice.sparsity < 1:
+                assert lost == pytest.approx(-math.log(1 - removed / float(matrix.sum())), rel=1e-5)
+            else:
+                assert 13 < lost < 14
 
 
 def test_losses_that_compare_are_fractions_of_the_networks_score(parts):
@@ -65,7 +69,7 @@ def test_losses_that_compare_are_fractions_of_the_networks_score(parts):
     by_layer, by_network = lose(space, scores).layers, lose(space, scores, "network").layers
     for one, other in zip(by_layer, by_network, strict=True):
         share = totals[one.name] / sum(totals.values())
-        assert other.lost == pytest.approx([lost * share for lost in one.lost], rel=1e-5)
+        assert other.lost == pytest.approx([(1 - math.exp(-lost)) * share for lost in one.lost], rel=1e-5)
 
 
 def test_by_layer_the_unit_of_a_layers_scores_does_not_matter(parts):
