@@ -345,7 +345,7 @@ def test_a_password_of_the_storage_is_in_no_report_and_no_checkpoint(toy_at, mon
 def local_study(folder):
     from pruneaug.searcher.history import open_study
 
-    return lambda url, name, **options: open_study(f"sqlite:///{folder}/study.db", name, **options)
+    return lambda url, *rest, **options: open_study(f"sqlite:///{folder}/study.db", *rest, **options)
 
 
 def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruneaug.errors import PluginError, SpecError, TrainingError
+from pruneaug.errors import PluginError, PruneaugError, SpecError, TrainingError
 from pruneaug.searcher.executors.protocol import Setup
 from pruneaug.searcher.executors.sending import pack, unpack
 from pruneaug.searcher.work import Event, Failed, Judged, Lost, OnRung, RungScore, TrialWork, do_work, timeout_text
@@ -62,10 +62,7 @@ class RayTune:
                     configure_logging=False,  # it would print the search's own log
                 )
             except (ConnectionError, RuntimeError) as error:
-                raise SpecError(
-                    f"search.executor.options.address must name a running Ray cluster, but {self._address!r} does not "
-                    f"answer ({error}); start one with `ray start --head`, or leave it out"
-                ) from error
+                raise _no_ray(self._address, error) from error
         shared = self._address is None and self._owns_ray
         cpus = self._cpus or (max(1, len(os.sched_getaffinity(0)) // setup.workers) if shared else 1)
         resources = {"cpu": cpus, **({"gpu": self._gpus} if self._gpus else {})}
@@ -310,6 +307,15 @@ def _train(config: dict[str, Any], packed: bytes, device: str | None, threads: i
 def _end_late(path: str) -> None:
     Path(path).touch()
     os._exit(1)
+
+
+def _no_ray(address: str | None, error: Exception) -> PruneaugError:
+    if address is None:
+        return TrainingError(f"Ray must start on this machine, but does not ({error}); run again, or `ray stop` first")
+    return SpecError(
+        f"search.executor.options.address must name a running Ray cluster, but {address!r} does not answer ({error}); "
+        "start one with `ray start --head`, or leave it out"
+    )
 
 
 def _folder_name(trial: Any) -> str:
