@@ -38,6 +38,7 @@ from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
 ROUNDS = 8
+_PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
 _REPEATS = 20  # calls whose steps are timed one by one, at most
@@ -99,7 +100,7 @@ def time_networks(
     """
     with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, ExitStack() as stack:
         processes: dict[int, LineProcess] = {}
-        probe = stack.enter_context(closing(ProbeProcess(platform))) if rounds else None
+        probe = stack.enter_context(closing(ProbeProcess(platform))) if rounds * turn_s >= _PROBED_S else None
         programs: dict[int, dict[str, str]] = {}  # subjects of the same program share its files
         errors: dict[int, str] = {}
         accuracy: dict[int, float] = {}
@@ -125,7 +126,7 @@ def time_networks(
                     f"its outputs' relative error must be at most {_LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
                     "please report it"
                 )
-        if probe is not None:
+        if rounds:
             turns = TurnTaking(processes, probe, rounds, turn_s)
             done = 0
             while turns.go_on():

@@ -27,6 +27,7 @@ class Probe:
     def __init__(self, *calls: Callable[[], object]) -> None:
         self._calls = calls
         self._fastest_s = [float("inf")] * len(calls)
+        self.patience = _PATIENCE
 
     def run(self) -> tuple[float, ...]:
         """Seconds of one run of each call, after another that wakes threads and fills caches."""
@@ -60,7 +61,7 @@ def interleaved_us(
 
     Rounds go on for about `budget_s`, but at least `least` and at most `most` of them. With a `probe` they go on until
     so many were quiet, which is when the probe took about its shortest time before and after; after some six times as
-    many, those that were disturbed the least are taken.
+    many, or fewer after calls for which that was in vain, those that were disturbed the least are taken.
     """
     repeats = []
     once = 0.0
@@ -75,7 +76,7 @@ def interleaved_us(
     times: list[list[float]] = []
     probed: list[Probed] = []
     before = probe.run() if probe else ()
-    while len(times) < rounds or (probe and len(times) < _PATIENCE * rounds and not enough(probed, probe, rounds)):
+    while len(times) < rounds or (probe and len(times) < probe.patience * rounds and not enough(probed, probe, rounds)):
         row = []
         for call, number in zip(calls, repeats):
             start = time.perf_counter()
@@ -87,6 +88,9 @@ def interleaved_us(
             after = probe.run()
             probed.append((before, after))
             before = after
+    if probe:  # where it is never quiet, waiting for it is in vain
+        was_quiet = enough(probed, probe, rounds)
+        probe.patience = min(_PATIENCE, 2 * probe.patience) if was_quiet else max(1, probe.patience // 2)
     chosen = least_disturbed(probed, probe, rounds) if probe else range(rounds)
     return list(np.array([times[index] for index in chosen]).T * 1e6)
 

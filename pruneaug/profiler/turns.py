@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
@@ -27,7 +28,7 @@ class TurnTaking:
     """Asks these processes for `rounds` quiet turns each, of about `turn_s` seconds; one that ends leaves with its
     error. `processes` keeps those that have not."""
 
-    def __init__(self, processes: dict[int, LineProcess], probe: Probe, rounds: int, turn_s: float) -> None:
+    def __init__(self, processes: dict[int, LineProcess], probe: Probe | None, rounds: int, turn_s: float) -> None:
         self.processes = processes
         self.errors: dict[int, str] = {}
         self._probe, self._rounds, self._turn_s = probe, rounds, turn_s
@@ -36,11 +37,13 @@ class TurnTaking:
 
     def go_on(self) -> bool:
         """Whether another round is needed: some process lacks quiet turns, and patience has not ended."""
-        turns = [self._turns[index] for index in self.processes]
-        return any(
-            len(turn.probed) < PATIENCE * self._rounds and not enough(turn.probed, self._probe, self._rounds)
-            for turn in turns
-        )
+        return any(self._needs_more(self._turns[index]) for index in self.processes)
+
+    def _needs_more(self, turns: _Turns) -> bool:
+        done = len(turns.times_us)
+        if self._probe is None or done < self._rounds:
+            return done < self._rounds
+        return done < PATIENCE * self._rounds and not enough(turns.probed, self._probe, self._rounds)
 
     def round(self) -> None:
         """One turn of every process."""
@@ -61,6 +64,8 @@ class TurnTaking:
 
     def _run_probe(self) -> tuple[float, ...]:
         time.sleep(_REST_S)
+        if self._probe is None:
+            return ()
         seconds = self._probe.run()
         time.sleep(_REST_S)
         return seconds
@@ -68,5 +73,7 @@ class TurnTaking:
     def times_us(self, index: int) -> list[float]:
         """The microseconds of every call in the quiet turns of a process, or in the least disturbed ones."""
         turns = self._turns[index]
-        chosen = least_disturbed(turns.probed, self._probe, self._rounds)
+        chosen: Sequence[int] = range(self._rounds)
+        if self._probe is not None:
+            chosen = least_disturbed(turns.probed, self._probe, self._rounds)
         return [value for turn in chosen for value in turns.times_us[turn]]
