@@ -126,8 +126,8 @@ def report(run: str | Path) -> dict[str, Any]:
     folder = RunDir(run).path
     if not (folder / "resolved.yaml").exists():
         raise RunError(
-            f"a report needs a run folder, but {folder} holds no resolved.yaml; name the `run` of a job that was "
-            "searched"
+            f"a report needs the folder of a run, but {folder} holds no resolved.yaml; name the `run` of a job, or "
+            "run `pruneaug run JOB` first"
         )
     path = folder / "report.json"
     if path.exists() and not is_driven(folder):

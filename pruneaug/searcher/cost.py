@@ -40,6 +40,11 @@ class Clock:
         self._lap, self._training_lap = now, self._training
         return max(own, 0.0)
 
+    @property
+    def has_laps(self) -> bool:
+        """Whether anything was trained, or a trial ended."""
+        return self._training > 0 or self._lap > self._began
+
     def totals(self, before: dict[str, Any]) -> dict[str, float]:
         """`seconds_own` and `seconds_waiting` of this driver added to those of earlier ones."""
         own = time.monotonic() - self._began - self._training

@@ -193,6 +193,8 @@ def _result(driver: Driver, winner: Winner | None) -> SearchResult:
 
 def _write_cost(run: RunDir, clock: Clock) -> None:
     """What this driver cost is added to what earlier ones did; nothing is lost if it cannot be kept."""
+    if not clock.has_laps:  # it found the search finished
+        return
     with suppress(PruneaugError):
         write_json(run.cost, clock.totals(read_json(run.cost) if run.cost.exists() else {}))
 

@@ -57,7 +57,9 @@ def cells_of(folder):
 def trials_of(run):
     """The trials without what a clock decides."""
     records = [json.loads(path.read_text()) for path in (run / "trials").glob("*.json")]
-    return sorted(({**record, "seconds": 0} for record in records), key=lambda record: record["number"])
+    return sorted(
+        ({**record, "seconds": 0, "own_seconds": 0} for record in records), key=lambda record: record["number"]
+    )
 
 
 def finished_in_study(run):

@@ -27,7 +27,7 @@ def make_job(**search):
         {
             "task": {"name": "pruneaug.testing.task:ToyTask", "train": TRAIN},
             "space": {"patterns": PATTERNS, "sparsities": SPARSITIES},
-            "search": {"trials": 6, "max_accuracy_loss": 0.02, **search},
+            "search": {"strategy": "joint", "trials": 6, "max_accuracy_loss": 0.02, **search},
             "finetune": {"trial": SHORT, "final": SHORT},
         }
     )
