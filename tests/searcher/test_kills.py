@@ -15,9 +15,8 @@ from test_executors import workers_of
 
 from pruneaug.searcher.trial import read_records
 
-KILLS, TRIALS = 20, 40
+KILLS, TRIALS, MORE = 20, 40, 10  # a search that ends before the last kill goes on with more trials
 SEARCH = {
-    "trials": TRIALS,
     "strategy": "random",
     "max_accuracy_loss": 1.0,
     "objective": "front",
@@ -34,13 +33,18 @@ def finished(folder):
 @pytest.mark.slow
 def test_twenty_kills_lose_and_repeat_no_finished_trial(tmp_path):
     generator, folder = random.Random(0), tmp_path / "run"
-    command = [sys.executable, __file__, str(folder), str(tmp_path / "log")]
-    kills, known = 0, {}
-    driver = subprocess.Popen(command)
+    kills, known, trials = 0, {}, TRIALS
+
+    def start():
+        return subprocess.Popen([sys.executable, __file__, str(folder), str(tmp_path / "log"), str(trials)])
+
+    driver = start()
     while kills < KILLS:
         time.sleep(generator.uniform(0.3, 3.0))
         if driver.poll() is not None:
-            driver = subprocess.Popen(command)
+            assert driver.returncode == 0
+            trials += MORE
+            driver = start()
         workers = workers_of(driver.pid)
         victim = driver.pid if kills % 3 == 0 or not workers else generator.choice(workers)
         if victim == driver.pid and len(finished(folder)) == len(known) and kills > 3:
@@ -57,14 +61,11 @@ def test_twenty_kills_lose_and_repeat_no_finished_trial(tmp_path):
             now = finished(folder)
             assert known.items() <= now.items()  # nothing that was finished is lost or written again
             known = now
-            driver = subprocess.Popen(command)
-    assert driver.wait() in (0, -signal.SIGKILL)
-    while driver.returncode != 0:
-        driver = subprocess.Popen(command)
-        driver.wait()
+            driver = start()
+    assert driver.wait() == 0
     assert known.items() <= finished(folder).items()
     records = read_records(folder / "trials")
-    assert list(records) == list(range(TRIALS))
+    assert list(records) == list(range(trials))
     assert not any(record.state == "failed" for record in records.values())
     trained = [record for record in records.values() if record.state == "complete"]
     done = (tmp_path / "log.done").read_text().splitlines()
@@ -72,11 +73,12 @@ def test_twenty_kills_lose_and_repeat_no_finished_trial(tmp_path):
     assert len(set(done)) >= len(trained)
     assert len(done) <= len(trained) + 2 * KILLS
     params = {number: dict(record.params) for number, record in records.items()}
-    assert params == undisturbed(tmp_path)
+    assert params == undisturbed(tmp_path, trials)
 
 
-def undisturbed(tmp_path):
-    result = run(tmp_path / "quiet", Faulty(tmp_path / "quiet-log"), **{**SEARCH, "executor": {"name": "local"}})
+def undisturbed(tmp_path, trials):
+    search = {**SEARCH, "trials": trials, "executor": {"name": "local"}}
+    result = run(tmp_path / "quiet", Faulty(tmp_path / "quiet-log"), **search)
     return {trial.number: dict(trial.params) for trial in result.trials}
 
 
@@ -90,4 +92,4 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), Faulty(sys.argv[2], delay_s=0.3), **SEARCH)
+    run(Path(sys.argv[1]), Faulty(sys.argv[2], delay_s=0.3), trials=int(sys.argv[3]), **SEARCH)

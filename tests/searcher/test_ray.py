@@ -18,9 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _quiet_ray(monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+def _modules_for_ray(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     yield
     ray.shutdown()
@@ -58,11 +56,12 @@ def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
-    log = tmp_path / "log"
+    log, over = tmp_path / "log", threading.Event()
 
     def lose_node():
         while not (log.exists() and len(log.read_text().splitlines()) >= 3):
-            time.sleep(0.05)
+            if over.wait(0.05):
+                return
         time.sleep(0.3)
         with contextlib.suppress(Exception):
             cluster.remove_node(node, allow_graceful=False)
@@ -80,6 +79,7 @@ def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path):
             executor=executor(2, address=cluster.address),
         )
     finally:
+        over.set()
         killer.join()
         ray.shutdown()
         cluster.shutdown()

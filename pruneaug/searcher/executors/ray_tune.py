@@ -30,6 +30,7 @@ except ImportError as error:
 
 _IDLE_S = 0.2  # how long Tune waits for the next work when it has nothing else to do
 _CLOSE_S = 30.0
+_EXPERIMENT = "tune"  # Tune's name for it, and a folder
 
 
 class RayTune:
@@ -85,7 +86,7 @@ class RayTune:
                 trial_dirname_creator=_folder_name,
             ),
             run_config=tune.RunConfig(
-                name="tune",
+                name=_EXPERIMENT,
                 storage_path=str(setup.folder / "ray"),
                 stop=_Stop(self._desk),
                 verbose=0,
@@ -127,6 +128,7 @@ class RayTune:
     def _fit(self) -> None:
         # Tune's own loggers would write every result to disk; the records of the run hold them already.
         os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # which prints a table even at verbosity 0, into the search's own
         try:
             self._tuner.fit()
         except BaseException as error:
@@ -221,7 +223,8 @@ class _Feed(Searcher):  # type: ignore[misc]
         if self._desk.late(trial_id).exists():
             event: Event = Failed(work, f"TrialTimeout: {timeout_text(work.timeout_s or 0.0)}", seconds)
         else:
-            event = Lost(work, "its Ray worker or node died", seconds)
+            reason = self._desk.folder / _EXPERIMENT / trial_id / "error.txt"
+            event = Lost(work, f"its Ray worker or node died; see {reason}", seconds)
         self._desk.done(trial_id, event)
 
     def save(self, checkpoint_path: str) -> None:
