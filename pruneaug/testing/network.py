@@ -15,6 +15,7 @@ from pruneaug.testing.platform import ANALYTIC_MEASURER, analytic_latency_us
 
 _REST_US = 5.0
 _FULL_RATE = "block:8x1"
+_PEAK_GFLOPS = 100.0
 
 
 def analytic_times(
@@ -47,6 +48,8 @@ def computed_times() -> Iterator[None]:
 
     with (
         patch("pruneaug.api.profiling.profile_ops", profile_ops),
+        patch("pruneaug.api.bench_kernels.profile_ops", profile_ops),
+        patch("pruneaug.api.bench_kernels.measure_peak", lambda platform: _PEAK_GFLOPS),
         patch("pruneaug.profiler.network.time_networks", analytic_times),
         patch("pruneaug.api.benching.time_networks", analytic_times),
     ):

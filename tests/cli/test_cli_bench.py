@@ -7,21 +7,9 @@ from functools import partial
 import pytest
 from toy_flow import pruneaug
 
-from pruneaug.profiler.run import profile_ops
 from pruneaug.testing.network import analytic_times
-from pruneaug.testing.platform import ANALYTIC_MEASURER
 
 OP = "linear-t64-i32-o16"
-
-
-@pytest.fixture
-def computed_kernels(monkeypatch):
-    monkeypatch.setattr("pruneaug.api.bench_kernels.measure_peak", lambda platform: 100.0)
-
-    def computed(*args, **values):
-        return profile_ops(*args, **{**values, "measurer": ANALYTIC_MEASURER})
-
-    monkeypatch.setattr("pruneaug.api.bench_kernels.profile_ops", computed)
 
 
 bench = partial(pruneaug, "bench")
@@ -48,7 +36,7 @@ def test_a_named_network_is_measured(computed):
     assert result["latency_ms"]["pruneaug-sparse"] > 0
 
 
-def test_operators_without_a_kernel_are_shown_with_their_shares(computed, computed_kernels, monkeypatch):
+def test_operators_without_a_kernel_are_shown_with_their_shares(computed, monkeypatch):
     def times(*args, **values):
         return tuple(replace(time, fallbacks={"topk, flip": 0.1234}) for time in analytic_times(*args, **values))
 
@@ -86,7 +74,7 @@ def test_an_absent_runtime_is_skipped_and_said(computed, monkeypatch):
     assert set(json.loads(succeed(*words, "--json"))["skipped"]) == {"openvino"}
 
 
-def test_a_library_of_kernels_that_is_absent_is_said_and_the_others_are_measured(computed_kernels, monkeypatch):
+def test_a_library_of_kernels_that_is_absent_is_said_and_the_others_are_measured(computed, monkeypatch):
     monkeypatch.setattr("pruneaug.profiler.runtimes.find_spec", lambda package: None if package == "onnx" else package)
     words = ("kernels", "--op", OP, "--against", "torch,onnxruntime,openvino")
     assert "warning: onnxruntime is not compared: onnx not installed; pip install" in succeed(*words)
@@ -142,7 +130,7 @@ def test_no_word_shows_the_commands():
     assert (ended.code, "network" in ended.out, "kernels" in ended.out) == (0, True, True)
 
 
-def test_kernels_are_measured_by_op_and_by_network(computed_kernels):
+def test_kernels_are_measured_by_op_and_by_network(computed):
     out = succeed("kernels", "--op", OP, "--pattern", "block:8x1,block:32x1", "--sparsity", "0.5,0.9", "--threads", 1)
     assert OP in out
     assert "1 thread, peak 100 GFLOP/s" in out

@@ -16,9 +16,9 @@ class TestProcesses(ExecutorContract):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("running_ray")
 class TestRay(ExecutorContract):
     def make(self):
-        pytest.importorskip("ray")
         from pruneaug.searcher.executors.ray_tune import RayTune
 
         return RayTune(cpus=1)

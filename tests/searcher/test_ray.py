@@ -1,7 +1,6 @@
 """The Ray executor, on clusters that run on this machine."""
 
 import contextlib
-import os
 import threading
 import time
 from pathlib import Path
@@ -17,18 +16,12 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def _modules_for_ray(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    yield
-    ray.shutdown()
-
-
 def executor(workers=1, **options):
     return {"name": "ray", "workers": workers, "options": {"cpus": 1, **options}}
 
 
-def test_one_worker_gives_what_the_driver_itself_gives(tmp_path):
+def test_one_worker_gives_what_the_driver_itself_gives(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     alone, _ = search(tmp_path / "alone")
     result = run(tmp_path / "run", Faulty(tmp_path / "log"), executor=executor())
     assert timeless(result.trials) == timeless(alone.trials)
@@ -36,6 +29,7 @@ def test_one_worker_gives_what_the_driver_itself_gives(tmp_path):
     assert best[0] == best[1]
 
 
+@pytest.mark.usefixtures("running_ray")
 def test_faults_in_trials_are_recorded_and_killed_workers_replaced(tmp_path):
     faults = {1: "killed", 3: MemoryError(), 4: "hang"}
     result = run(tmp_path / "run", Faulty(tmp_path / "log", faults), executor=executor(), trials=8, trial_timeout_s=5.0)
@@ -45,15 +39,19 @@ def test_faults_in_trials_are_recorded_and_killed_workers_replaced(tmp_path):
     assert result.best is not None
 
 
+@pytest.mark.usefixtures("running_ray")
 def test_more_than_any_node_has_is_refused(tmp_path):
     with pytest.raises(SpecError, match="each trial takes 1000 CPU, but no node"):
         run(tmp_path / "run", Faulty(tmp_path / "log"), executor=executor(cpus=1000))
 
 
-def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path):
+def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path, monkeypatch):
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    ray.shutdown()  # whatever earlier tests left
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
     node = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     log, over = tmp_path / "log", threading.Event()
