@@ -22,6 +22,12 @@ CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
 @pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    """Tests measure beside other tests: the machine will not become quiet."""
+    monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_WAIT_S", 0.0)
+
+
+@pytest.fixture(autouse=True)
 def _all_cpus():
     """A test that measures ties its threads to one CPU each; the next one has them all again."""
     yield

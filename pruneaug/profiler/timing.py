@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-_QUIET = 1.2  # times the fastest run of each of a probe's calls
+_QUIET = 1.2  # times the fastest run of a probe's call
 _PATIENCE = 6  # times as many rounds as asked for, in search of quiet ones
 _CHUNK_S = 20e-6  # shorter calls are timed several at a time: the clock itself costs some 50 ns
 
@@ -21,11 +21,14 @@ class Probe:
     """Calls that take always the same time on cores that are free.
 
     Where other tenants of a machine work on the same physical cores, arithmetic or loads take up to twice as long for
-    parts of seconds, though no process of ours and no system time shows it.
+    parts of seconds, though no process of ours and no system time shows it. And where a virtual machine's cores are
+    moved to other caches, what one thread wrote takes another some four times as long to read, for many seconds.
     """
 
-    def __init__(self, *calls: Callable[[], object]) -> None:
+    def __init__(self, *calls: Callable[[], object], limits: Sequence[float] = ()) -> None:
+        """`limits`: up to which multiple of its shortest time a call is quiet, 1.2 if not said."""
         self._calls = calls
+        self._limits = limits or [_QUIET] * len(calls)
         self._fastest_s = [float("inf")] * len(calls)
         self.patience = _PATIENCE
 
@@ -41,12 +44,17 @@ class Probe:
 
     def noted(self, seconds: Sequence[float]) -> tuple[float, ...]:
         """These seconds, which may be the fastest so far."""
-        self._fastest_s = [min(pair) for pair in zip(self._fastest_s, seconds, strict=True)]
+        self._fastest_s[:] = [min(pair) for pair in zip(self._fastest_s, seconds, strict=True)]
         return tuple(seconds)
 
     def slowness(self, *runs: Sequence[float]) -> float:
-        """The most that a call took in these runs, as a multiple of its shortest time."""
-        return max(took / fastest for run in runs for took, fastest in zip(run, self._fastest_s, strict=True))
+        """The most that a call took in these runs, as a multiple of what is quiet."""
+        quiet = [fastest * limit for fastest, limit in zip(self._fastest_s, self._limits, strict=True)]
+        return max(took / longest for run in runs for took, longest in zip(run, quiet, strict=True))
+
+    def is_quiet(self, *runs: Sequence[float]) -> bool:
+        """Whether every call took about its shortest time in these runs."""
+        return self.slowness(*runs) <= 1
 
 
 def interleaved_us(
@@ -97,13 +105,13 @@ def interleaved_us(
 
 def enough(probed: Sequence[Probed], probe: Probe, wanted: int) -> bool:
     """Whether so many rounds were quiet."""
-    return sum(probe.slowness(*runs) <= _QUIET for runs in probed) >= wanted
+    return sum(probe.is_quiet(*runs) for runs in probed) >= wanted
 
 
 def least_disturbed(probed: Sequence[Probed], probe: Probe, wanted: int) -> list[int]:
     """The first `wanted` quiet rounds, in order; if there are fewer, the `wanted` least disturbed of all."""
-    slowness = [probe.slowness(*runs) for runs in probed]
-    quiet = [index for index, value in enumerate(slowness) if value <= _QUIET]
+    quiet = [index for index, runs in enumerate(probed) if probe.is_quiet(*runs)]
     if len(quiet) >= wanted:
         return quiet[:wanted]
+    slowness = [probe.slowness(*runs) for runs in probed]
     return sorted(np.argsort(slowness, kind="stable")[:wanted].tolist())

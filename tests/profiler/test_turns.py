@@ -53,6 +53,30 @@ def test_the_least_disturbed_are_taken_when_patience_ends(take):
     assert machine.turn == 3 * PATIENCE - 1
 
 
+def test_a_disturbed_machine_is_waited_for_without_a_turn(take, monkeypatch):
+    class Waking(Machine):
+        looks = 0
+
+        def run(self):
+            self.looks += 1
+            return self.noted([1.0 if self.looks == 1 or self.looks > 9 else 2.0])
+
+    machine, slept = Waking(set()), []
+    monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_WAIT_S", 20.0)
+    monkeypatch.setattr("time.sleep", slept.append)
+    assert take(machine).times_us(7) == [101.0] * 3 + [102.0] * 3 + [103.0] * 3  # turn 0 ended beside a slow probe
+    assert machine.turn == 3
+    assert slept.count(0.5) == 8
+
+
+def test_waiting_ends(take, monkeypatch):
+    slept = []
+    monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_WAIT_S", 2.0)
+    monkeypatch.setattr("time.sleep", slept.append)
+    take(Machine(set(range(1, 100))))
+    assert slept.count(0.5) == 4
+
+
 def test_a_process_that_ends_leaves_with_its_error(take):
     turns = take(Machine(set(), dies_at=1))
     assert turns.errors == {7: "its process died"}
