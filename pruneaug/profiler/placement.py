@@ -1,4 +1,4 @@
-"""A CPU for each thread of a runtime that is measured.
+"""A CPU for each thread of a runtime that is measured, and CPUs that lie together.
 
 A scheduler may leave two threads of a pool on one CPU for seconds while another is idle, above all after they have
 slept. Each kernel then takes twice as long, or three times if it is short; which runtime it hits, and when, is chance.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,37 @@ def place_threads(call: Callable[[], object], threads: int) -> None:
     for task, cpu in zip((0, *busiest), cpus):
         with suppress(ProcessLookupError):
             os.sched_setaffinity(task, {cpu})
+
+
+def draw_together(threads: int, seconds: float) -> None:
+    """For so long, let threads wake each other in turn, each on a CPU of its own.
+
+    That is what a hypervisor goes by when it looks for a place for a CPU that wakes up: near the one that woke it.
+    Sleeps where the process may not use as many CPUs.
+    """
+    cpus = sorted(_allowed)
+    if threads < 2 or len(cpus) < threads:
+        time.sleep(seconds)
+        return
+    pipes = [os.pipe() for _ in range(threads)]
+    end = time.perf_counter() + seconds
+
+    def pass_on(index: int) -> None:
+        os.sched_setaffinity(0, {cpus[index]})
+        reader, (_, writer) = pipes[index][0], pipes[(index + 1) % threads]
+        while os.read(reader, 1) == b"1" and time.perf_counter() < end:
+            os.write(writer, b"1")
+        os.write(writer, b"0")  # the next one ends too
+
+    ring = [threading.Thread(target=pass_on, args=(index,)) for index in range(threads)]
+    for thread in ring:
+        thread.start()
+    os.write(pipes[0][1], b"1")
+    for thread in ring:
+        thread.join()
+    for pipe in pipes:
+        for end_of_pipe in pipe:
+            os.close(end_of_pipe)
 
 
 def _cpu_times() -> dict[int, int]:

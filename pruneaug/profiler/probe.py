@@ -16,7 +16,7 @@ import numpy as np
 from pruneaug.network.ops import LinearOp
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
-from pruneaug.profiler.placement import place_threads
+from pruneaug.profiler.placement import draw_together, place_threads
 from pruneaug.profiler.process import worker_environment
 from pruneaug.profiler.timing import Probe
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
@@ -104,12 +104,17 @@ class ProbeProcess(Probe):
         super().__init__(limits=_LIMITS)
         target = json.dumps(platform.kernel_target(), sort_keys=True)
         self._fastest_s = self.fastest.setdefault(target, [float("inf")] * len(_LIMITS))
+        self._threads = platform.threads
         command = [sys.executable, "-m", "pruneaug.profiler.probe"]
         self._process = LineProcess(command, worker_environment(platform.threads))
         self._process.send(platform.kernel_target())
 
     def close(self) -> None:
         self._process.close()
+
+    def settle(self, seconds: float) -> None:
+        """Give the machine so long to become quiet, and its CPUs a reason to lie together."""
+        draw_together(self._threads, seconds)
 
     def run(self) -> tuple[float, ...]:
         """Seconds of each call, the medians of several; all quiet once the process has ended.

@@ -42,6 +42,10 @@ class Probe:
             seconds.append(time.perf_counter() - start)
         return self.noted(seconds)
 
+    def settle(self, seconds: float) -> None:
+        """Give the machine so long to become quiet."""
+        time.sleep(seconds)
+
     def noted(self, seconds: Sequence[float]) -> tuple[float, ...]:
         """These seconds, which may be the fastest so far."""
         self._fastest_s[:] = [min(pair) for pair in zip(self._fastest_s, seconds, strict=True)]

@@ -50,8 +50,8 @@ class TurnTaking:
 
     def round(self) -> None:
         """One turn of every process."""
-        self._wait()
         for index, process in list(self.processes.items()):
+            self._wait()
             try:
                 process.send({"seconds": self._turn_s, "least": _LEAST})
                 times = json.loads(process.read(LONGEST_TURN_S + self._turn_s))["times_us"]
@@ -71,7 +71,7 @@ class TurnTaking:
         if not self._before:
             self._before = self._run_probe()
         while not self._probe.is_quiet(self._before) and self._waited_s < LONGEST_WAIT_S:
-            time.sleep(_PAUSE_S)
+            self._probe.settle(_PAUSE_S)
             self._waited_s += _PAUSE_S
             self._before = self._run_probe()
 

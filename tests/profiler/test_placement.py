@@ -50,3 +50,23 @@ def test_one_thread_gets_the_first_cpu():
 def test_where_there_are_too_few_cpus_nothing_changes():
     allowed = sorted(os.sched_getaffinity(0))
     assert affinities(len(allowed) + 1) == [allowed] * 3
+
+
+RING = """
+import os, sys, threading, time
+from pruneaug.profiler.placement import draw_together
+
+threads, before = int(sys.argv[1]), len(os.listdir("/proc/self/fd"))
+start = time.perf_counter()
+draw_together(threads, 0.2)
+took = time.perf_counter() - start
+print((took, threading.active_count(), len(os.listdir("/proc/self/fd")) - before, sorted(os.sched_getaffinity(0))))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 10_000])
+def test_threads_wake_each_other_for_a_while_and_leave_nothing_behind(threads):
+    output = subprocess.run([sys.executable, "-c", RING, str(threads)], capture_output=True, text=True, check=True)
+    took, active, opened, cpus = eval(output.stdout)
+    assert took >= 0.2
+    assert (active, opened, set(cpus)) == (1, 0, os.sched_getaffinity(0))
