@@ -5,9 +5,9 @@ In a network other layers have driven a layer's weights from the caches that are
 
 from __future__ import annotations
 
-_COLD_BYTES, _CACHE_BYTES = 2 << 20, 64 << 20  # more than the caches of one core, than those of all
+_COLD_BYTES, _CACHE_BYTES = 8 << 20, 64 << 20  # well beyond the caches of one core, of all
 _LARGE_WEIGHTS = 1 << 19  # bytes; layers this large come in networks that no cache holds
-_MOST_COPIES = 64
+_MOST_COPIES = 128
 
 
 def cold_bytes(weight_bytes: int) -> int:
