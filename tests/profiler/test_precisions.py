@@ -70,5 +70,5 @@ def test_weights_of_every_dtype_are_as_far_away_as_in_a_network(monkeypatch, dty
     data, kernels = OpData(op), precisions.kernels_for(platform, None)
     for sparsity in (0.0, 0.9):
         kernels.bound(data, data.mask(parse_pattern("block:4x4"), sparsity, 0), [None], Buffers())
-    assert asked == [64 << 20, 2 << 20]
-    assert {precisions.cold_bytes(size) for size in (1, (1 << 19) - 1)} == {2 << 20}
+    assert asked == [64 << 20, 8 << 20]
+    assert {precisions.cold_bytes(size) for size in (1, (1 << 19) - 1)} == {8 << 20}
