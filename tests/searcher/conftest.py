@@ -12,6 +12,7 @@ def running_ray():
     """Ray on this machine, with the modules of this folder; executors that find it leave it running."""
     ray = pytest.importorskip("ray")
     environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    # "local": another test process may have a cluster of its own, which Ray would find.
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
     yield
     ray.shutdown()

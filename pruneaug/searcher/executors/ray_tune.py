@@ -57,7 +57,7 @@ class RayTune:
         if self._owns_ray:
             try:
                 ray.init(
-                    address=self._address,
+                    address=self._address or "local",  # or it would join any cluster that it finds here
                     runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}},  # where the user's modules are
                     log_to_driver=False,
                     configure_logging=False,  # it would print the search's own log
