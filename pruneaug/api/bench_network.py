@@ -33,8 +33,9 @@ from pruneaug.spec.models import PlugIn, SpaceSpec
 from pruneaug.tasks import MODELS
 from pruneaug.tasks.network import NetworkSource, argument_names
 
-_OTHER_SPARSITY = 0.95
-"""The rest of a network is measured at another sparsity than what is predicted with it."""
+_OTHER_SPARSITIES = (0.95, 0.9), (0.7, 0.75)
+"""The rest of a network is measured at other sparsities than what is predicted with it: at the first of each pair that
+differs."""
 
 BEST = "best"
 """In place of a pattern: the fastest of those that a job's space has by default."""
@@ -97,8 +98,8 @@ def bench_network(
         blocks = []
     candidates = [prune(model, network, inputs, block, sparsity) for block in blocks]
     warnings = busy()
-    calibration = _OTHER_SPARSITY if sparsity != _OTHER_SPARSITY else 0.9
-    table = measure_ops([layer.op for layer in network.layers], blocks, [sparsity, calibration], platform, progress)
+    others = [first if first != sparsity else second for first, second in _OTHER_SPARSITIES]
+    table = measure_ops([layer.op for layer in network.layers], blocks, [sparsity, *others], platform, progress)
     dense = plan_layers(network, {}, table)
     chosen = [alike(network, block, sparsity) for block in blocks]
     candidates = [replace(c, plans=plan_layers(network, choices, table)) for c, choices in zip(candidates, chosen)]
@@ -112,17 +113,17 @@ def bench_network(
         progress=progress,
     )
     pattern = None if best is None else blocks[best]
-    rest_us = 0.0
-    if pattern is not None:
-        rest = measure_rest(model, inputs, network, table, platform, pattern=pattern, sparsity=calibration)
-        rest_us = rest.rest_us
+    predicted_us = None
+    if best is not None:
+        rest = measure_rest(model, inputs, network, table, platform, pattern=blocks[best], sparsities=others)
+        predicted_us = predict(network, chosen[best], table.times(rest.layer_factor), rest.rest_us).total_us
     return {
         "network": name,
         "pattern": pattern,
         "sparsity": sparsity,
         "batch": batch,
         **benching.described(times, platform, against),
-        "predicted_ms": None if best is None else predict(network, chosen[best], table, rest_us).total_us / 1e3,
+        "predicted_ms": None if predicted_us is None else predicted_us / 1e3,
         "patterns": tried,
         "kept_dense": kept_dense(network, pattern),
         "warnings": list(warnings),

@@ -82,7 +82,7 @@ class OpenJob:
         return read_rest(self.store.folder, self.digest)
 
     def measured(self) -> tuple[LatencyTable, float, tuple[str, ...]]:
-        """The platform's table, what the network takes beside its layers in microseconds, and warnings.
+        """The table of the platform's layers in this network, what it takes beside them in microseconds, and warnings.
 
         Raises LatencyTableError if the platform or the network was not profiled.
         """
@@ -98,8 +98,7 @@ class OpenJob:
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
                 "run `pruneaug profile JOB` first"
             )
-        table = self.store.table()
-        return table, rest.rest_us, warnings
+        return self.store.table().times(rest.layer_factor), rest.rest_us, warnings
 
 
 def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:

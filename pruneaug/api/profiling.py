@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
-from pruneaug.latency.rest import alike, write_rest
+from pruneaug.latency.rest import alike, sampled_sparsities, write_rest
 from pruneaug.network.layers import Network
 from pruneaug.profiler.network import measure_rest
 from pruneaug.profiler.plan import plan, wanted
@@ -21,7 +21,7 @@ def profile(
 ) -> ProfileResult:
     """Measure what the job's search can choose and has no time for yet, into the platform's latency table.
 
-    Then the network is run once, as sparse as was measured, for what it takes beside its layers. What was measured is
+    Then the network is run sparse, for what it takes beside its layers and what these take in it. What was measured is
     kept at any stop.
     Raises InputError for a wrong job, MeasurementError if this machine cannot measure, StorageError.
     """
@@ -46,21 +46,21 @@ def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progre
         if job.rest() is None:
             told = stage(progress, "Whole network")
             table = job.store.table()
-            pattern, sparsity = _sparsest(job.network, patterns, sparsities)
+            pattern, sampled = _sampled(job.network, patterns, sparsities)
             rest = measure_rest(
                 job.model, job.example_inputs, job.network, table, job.platform,
-                pattern=pattern, sparsity=sparsity, progress=told,
+                pattern=pattern, sparsities=sampled, progress=told,
             )  # fmt: skip
             write_rest(job.store.folder, rest)
     return result
 
 
-def _sparsest(network: Network, patterns: Sequence[str], sparsities: Sequence[float]) -> tuple[str, float]:
-    """The pattern that most layers can have, the first of several, and the largest sparsity."""
+def _sampled(network: Network, patterns: Sequence[str], sparsities: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """The pattern that most layers can have, the first of several, and the sparsities at which the network is run."""
     counts = {pattern: len(alike(network, pattern, 0.0)) for pattern in patterns}
     if not sparsities or not any(counts.values()):
-        return "dense", 0.0
-    return max(counts, key=lambda pattern: counts[pattern]), max(sparsities)
+        return "dense", (0.0,)
+    return max(counts, key=lambda pattern: counts[pattern]), sampled_sparsities(sparsities)
 
 
 def cells_to_measure(job: OpenJob) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pruneaug.errors import LatencyTableError
@@ -40,6 +41,13 @@ class LatencyTable:
                 self._dense[record.op] = record
         self._points = {key: dict(sorted(points.items())) for key, points in self._points.items()}
         self._curves: dict[tuple[Op, str], Callable[[float], float]] = {}
+
+    def times(self, factor: float) -> LatencyTable:
+        """The same table with all times multiplied by `factor`."""
+        return LatencyTable(
+            replace(r, latency_us=r.latency_us * factor, p10_us=r.p10_us * factor, p90_us=r.p90_us * factor)
+            for r in self._latest.values()
+        )
 
     def latest(self) -> dict[CellKey, LatencyRecord]:
         """The record that holds for each cell that has a time."""

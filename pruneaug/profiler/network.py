@@ -23,7 +23,7 @@ from torch.export import ExportedProgram
 from pruneaug.errors import MeasurementError
 from pruneaug.files import storage_errors
 from pruneaug.latency.network import predict
-from pruneaug.latency.rest import Rest, alike, network_digest
+from pruneaug.latency.rest import Rest, Sample, alike, network_digest
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network, apply_masks
 from pruneaug.platforms.platform import Platform
@@ -234,33 +234,34 @@ def measure_rest(
     platform: Platform,
     *,
     pattern: str = "dense",
-    sparsity: float = 0.0,
+    sparsities: Sequence[float] = (0.0,),
     progress: Progress | None = None,
 ) -> Rest:
-    """Run the network with every layer that holds a block pruned alike, as its table plans it; `model` stays as it is.
+    """Run the network with every layer that holds a block pruned alike, as its table plans it, at each sparsity.
 
-    A layer whose choice could not be measured stays dense. Raises MeasurementError if the network does not run,
-    LatencyTableError if the table lacks a dense layer.
+    `model` stays as it is, and a layer whose choice could not be measured stays dense. Raises MeasurementError if the
+    network does not run, LatencyTableError if the table lacks a dense layer.
     """
     ops = {layer.name: layer.op for layer in network.layers}
-    choices = {
-        name: choice
-        for name, choice in alike(network, pattern, sparsity).items()
-        if not table.missing([ops[name]], [choice.pattern], [choice.sparsity])
-    }
-    plans, masks = plan_layers(network, choices, table), synthetic_masks(network, choices)
-    pruned = copy.deepcopy(model)
-    apply_masks(pruned, masks)
-    program = export_program(pruned, inputs)
-    subject = Subject("pruneaug-sparse" if choices else "pruneaug-dense", program, network, plans, masks=masks)
-    (result,) = time_networks([subject], platform, progress=progress)
-    if result.latency_ms is None:
-        raise MeasurementError(f"the network must run on this platform, but {result.error}")
+    subjects, layers_us = [], []
+    for sparsity in sparsities:
+        choices = {
+            name: choice
+            for name, choice in alike(network, pattern, sparsity).items()
+            if not table.missing([ops[name]], [choice.pattern], [choice.sparsity])
+        }
+        plans, masks = plan_layers(network, choices, table), synthetic_masks(network, choices)
+        pruned = copy.deepcopy(model)
+        apply_masks(pruned, masks)
+        runtime = "pruneaug-sparse" if choices else "pruneaug-dense"
+        subjects.append(Subject(runtime, export_program(pruned, inputs), network, plans, masks=masks))
+        layers_us.append(predict(network, choices, table, 0.0).total_us)
+    samples = []
+    times = time_networks(subjects, platform, progress=progress)
+    for sparsity, time, layers in zip(sparsities, times, layers_us, strict=True):
+        if time.latency_ms is None:
+            raise MeasurementError(f"the network must run on this platform, but {time.error}")
+        samples.append(Sample(pattern, sparsity, time.latency_ms * 1e3, layers))
     return Rest(
-        network=network_digest(program, network),
-        latency_us=result.latency_ms * 1e3,
-        layers_us=predict(network, choices, table, 0.0).total_us,
-        pattern=pattern,
-        sparsity=sparsity,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        network_digest(subjects[0].program, network), tuple(samples), datetime.now(UTC).isoformat(timespec="seconds")
     )

@@ -9,13 +9,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from pruneaug.errors import LatencyTableError, StorageError
-from pruneaug.latency.rest import Rest, alike, network_digest, read_rest, write_rest
+from pruneaug.latency.rest import (
+    Rest,
+    Sample,
+    alike,
+    network_digest,
+    read_rest,
+    sampled_sparsities,
+    write_rest,
+)
 from pruneaug.network.layers import Layer, Network, find_layers
 from pruneaug.network.ops import LinearOp
 from pruneaug.runtime.graph import export_program
 from pruneaug.sparsity.patterns import Block, LayerChoice
 
-REST = Rest("0123456789abcdef", 1000.5, 900.0, "block:8x1", 0.9, measured_at="2026-01-01T00:00:00+00:00")
+SPARSE = Sample("block:8x1", 0.9, latency_us=1000.5, layers_us=900.0)
+REST = Rest("0123456789abcdef", (SPARSE,), measured_at="2026-01-01T00:00:00+00:00")
 
 
 def digest(model, *shape):
@@ -27,7 +36,7 @@ def test_a_rest_is_read_back_as_it_was_written_and_replaced_by_the_next(tmp_path
     assert read_rest(tmp_path, REST.network) is None
     write_rest(tmp_path / "new", REST)
     assert read_rest(tmp_path / "new", REST.network) == REST
-    later = replace(REST, latency_us=2000.0)
+    later = replace(REST, samples=(SPARSE, replace(SPARSE, latency_us=2000.0)))
     write_rest(tmp_path / "new", later)
     assert read_rest(tmp_path / "new", REST.network) == later
     assert read_rest(tmp_path / "new", "another") is None
@@ -35,7 +44,63 @@ def test_a_rest_is_read_back_as_it_was_written_and_replaced_by_the_next(tmp_path
 
 @pytest.mark.parametrize(("layers_us", "rest_us"), [(400.5, 600.0), (1000.5, 0.0), (1200.0, 0.0)])
 def test_the_rest_is_what_the_layers_leave_and_never_below_zero(layers_us, rest_us):
-    assert replace(REST, layers_us=layers_us).rest_us == rest_us
+    rest = replace(REST, samples=(replace(SPARSE, layers_us=layers_us),))
+    assert (rest.layer_factor, rest.rest_us) == (1.0, rest_us)
+
+
+def samples_of(latencies, layers):
+    return replace(REST, samples=tuple(Sample("block:8x1", 0.9, *pair) for pair in zip(latencies, layers, strict=True)))
+
+
+@pytest.mark.parametrize(("factor", "left_us"), [(0.86, 1200.0), (1.0, 70.0), (1.3, 0.0), (1.02, 1e5)])
+def test_two_samples_tell_what_a_layer_takes_in_the_network(factor, left_us):
+    layers = [900.0, 5400.0]
+    rest = samples_of([factor * us + left_us for us in layers], layers)
+    assert rest.layer_factor == pytest.approx(factor)
+    assert rest.rest_us == pytest.approx(left_us, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("latencies", "layers"),
+    [
+        ([100.0, 900.0], [300.0, 1000.0]),  # exact with a rest below zero
+        ([1000.0, 1001.0], [100.0, 1000.0]),  # exact with a factor of next to nothing
+        ([1000.0, 9000.0], [100.0, 1000.0]),  # exact with a factor of nearly 9
+        ([1000.0, 3000.0, 9000.0], [500.0, 2700.0, 8000.0]),
+    ],
+)
+def test_samples_that_no_sensible_network_has_are_met_as_well_as_one_can(latencies, layers):
+    def error(factor, rest_us):
+        return sum(((factor * us + rest_us) / measured - 1) ** 2 for us, measured in zip(layers, latencies))
+
+    rest = samples_of(latencies, layers)
+    factors, rests = (0.5 + 1.5 * i / 300 for i in range(301)), [5.0 * i for i in range(301)]
+    best = min(error(factor, rest_us) for factor in factors for rest_us in rests)
+    assert 0.5 <= rest.layer_factor <= 2
+    assert rest.rest_us >= 0
+    assert error(rest.layer_factor, rest.rest_us) <= best + 1e-9
+
+
+def test_samples_of_one_sum_of_layers_leave_these_as_they_are():
+    rest = samples_of([1000.0, 1100.0], [900.0, 900.0])
+    assert (rest.layer_factor, rest.rest_us) == (1.0, 150.0)
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "sampled"),
+    [
+        ([0.5, 0.7, 0.8, 0.9, 0.95], (0.95, 0.7)),
+        ([0.95, 0.5], (0.95, 0.5)),
+        ([0.9], (0.9,)),
+        ([0.85, 0.9], (0.9,)),
+        ([0.97, 0.9, 0.85, 0.8], (0.97, 0.8)),
+        ([0.5, 0.0], (0.5, 0.0)),
+        ([0.5, 0.9, 1.0], (0.9, 0.5)),
+        ([1.0], (1.0,)),
+    ],
+)
+def test_a_network_is_sampled_where_searches_look(sparsities, sampled):
+    assert sampled_sparsities(sparsities) == sampled
 
 
 def test_a_pattern_is_for_the_layers_that_hold_a_block():
@@ -44,21 +109,17 @@ def test_a_pattern_is_for_the_layers_that_hold_a_block():
     assert alike(network, "dense", 0.0) == {}
 
 
-def test_the_rest_that_an_earlier_version_wrote_is_measured_again(tmp_path):
+@pytest.mark.parametrize("earlier", [{"dense_us": 7.5}, {"latency_us": 7.5, "layers_us": 7.0, "sparsity": 0.9}])
+def test_the_rest_that_an_earlier_version_wrote_is_measured_again(tmp_path, earlier):
     write_rest(tmp_path, REST)
     (path,) = tmp_path.rglob("*.json")
-    path.write_text(json.dumps({"network": REST.network, "dense_us": 7.5, "measured_at": "then"}))
+    path.write_text(json.dumps({"network": REST.network, "measured_at": "then", **earlier}))
     assert read_rest(tmp_path, REST.network) is None
 
 
-WHOLE = {
-    "network": REST.network,
-    "latency_us": 2.0,
-    "layers_us": 1.0,
-    "pattern": "dense",
-    "sparsity": 0.0,
-    "measured_at": "",
-}
+def whole(**values):
+    sample = {"pattern": "dense", "sparsity": 0.0, "latency_us": 2.0, "layers_us": 1.0}
+    return json.dumps({"network": REST.network, "samples": [{**sample, **values}], "measured_at": ""})
 
 
 @pytest.mark.parametrize(
@@ -68,15 +129,18 @@ WHOLE = {
         "{",
         "[]",
         "1",
-        "{}",
-        json.dumps({**WHOLE, "extra": 1}),
-        json.dumps({**WHOLE, "latency_us": "2"}),
-        json.dumps({**WHOLE, "latency_us": None}),
-        json.dumps({**WHOLE, "latency_us": -1.0}),
-        json.dumps({**WHOLE, "layers_us": -1.0}),
-        json.dumps({**WHOLE, "latency_us": float("nan")}),
-        json.dumps({**WHOLE, "latency_us": float("inf")}),
-        json.dumps({**WHOLE, "network": "another"}),
+        '{"samples": []}',
+        json.dumps({"network": REST.network, "samples": [], "measured_at": ""}),
+        json.dumps({"network": REST.network, "samples": 3, "measured_at": ""}),
+        whole(extra=1),
+        whole(latency_us="2"),
+        whole(latency_us=None),
+        whole(latency_us=0.0),
+        whole(latency_us=-1.0),
+        whole(layers_us=-1.0),
+        whole(latency_us=float("nan")),
+        whole(latency_us=float("inf")),
+        whole().replace(REST.network, "another"),
     ],
 )
 def test_a_broken_file_is_an_error_that_names_it(tmp_path, text):

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -190,36 +191,39 @@ def rest_of(monkeypatch, result, table=None, **values):
 
     def timed(given, platform, **_):
         subjects.extend(given)
-        return (result,)
+        return tuple(
+            replace(result, latency_ms=result.latency_ms and result.latency_ms / 2**i) for i in range(len(given))
+        )
 
     monkeypatch.setattr(timing, "time_networks", timed)
-    table = table or analytic_table([layer.op for layer in network.layers], ["block:4x1"], [0.5])
+    table = table or analytic_table([layer.op for layer in network.layers], ["block:4x1"], [0.5, 0.75])
     monkeypatch.setattr(timing, "plan_layers", lambda *args: "the plans of the table")
     return measure_rest(dense, EXAMPLE, network, table, ANALYTIC_PLATFORM, **values), subjects, network
 
 
 def test_the_rest_keeps_the_time_of_the_network_pruned_alike(monkeypatch):
     time = NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0)
-    rest, (subject,), network = rest_of(monkeypatch, time, pattern="block:4x1", sparsity=0.5)
-    assert (rest.latency_us, rest.pattern, rest.sparsity) == (500.0, "block:4x1", 0.5)
-    assert rest.layers_us > 0
-    assert set(subject.masks) == set(alike(network, "block:4x1", 0.5))
-    for layer in network.layers:
-        assert subject.masks[layer.name].shape == get_weight(model(), layer.name).shape
-        assert abs(1 - float(subject.masks[layer.name].float().mean()) - 0.5) < 0.1
+    rest, subjects, network = rest_of(monkeypatch, time, pattern="block:4x1", sparsities=(0.5, 0.75))
+    for sample, subject, sparsity, latency_us in zip(rest.samples, subjects, (0.5, 0.75), (500.0, 250.0), strict=True):
+        assert (sample.latency_us, sample.pattern, sample.sparsity) == (latency_us, "block:4x1", sparsity)
+        assert set(subject.masks) == set(alike(network, "block:4x1", sparsity))
+        for layer in network.layers:
+            assert subject.masks[layer.name].shape == get_weight(model(), layer.name).shape
+            assert abs(1 - float(subject.masks[layer.name].float().mean()) - sparsity) < 0.1
+    assert rest.samples[0].layers_us > rest.samples[1].layers_us > 0
     assert rest.network == network_digest(export_program(model(), EXAMPLE), network)
 
 
 def test_layers_that_could_not_be_measured_sparse_are_dense_for_the_rest(monkeypatch):
     table = analytic_table([layer.op for layer in find_layers(model(), EXAMPLE).layers], [], [])
     time = NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0)
-    rest, (subject,), _ = rest_of(monkeypatch, time, table, pattern="block:4x1", sparsity=0.5)
-    assert (rest.latency_us, dict(subject.masks)) == (500.0, {})
+    rest, (subject,), _ = rest_of(monkeypatch, time, table, pattern="block:4x1", sparsities=(0.5,))
+    assert (rest.samples[0].latency_us, dict(subject.masks)) == (500.0, {})
 
 
 def test_the_rest_keeps_the_dense_networks_time(monkeypatch):
     rest, (subject,), network = rest_of(monkeypatch, NetworkTime("", 0.5, 0.4, 0.6, 9, 0.0))
-    assert rest.latency_us == 500.0
+    assert [sample.latency_us for sample in rest.samples] == [500.0]
     assert rest.network == network_digest(export_program(model(), EXAMPLE), network)
     assert (subject.plans, dict(subject.masks)) == ("the plans of the table", {})
 
