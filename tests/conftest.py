@@ -13,18 +13,14 @@ settings.load_profile("untimed")
 # Tests run in several processes: threads that wait for work must not keep the others from theirs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
+# Tests measure beside other tests: the machine will not become quiet.
+os.environ.setdefault("PRUNEAUG_LONGEST_WAIT_S", "0")
 
 # A shell that runs the tests in the background leaves Ctrl-C ignored, which processes that a test starts would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch):
-    """Tests measure beside other tests: the machine will not become quiet."""
-    monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_WAIT_S", 0.0)
 
 
 @pytest.fixture(autouse=True)

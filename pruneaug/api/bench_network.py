@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def bench_network(
         progress=progress,
     )
     pattern = None if best is None else blocks[best]
-    predicted_us = None
+    rest, predicted_us = None, None
     if best is not None:
         rest = measure_rest(model, inputs, network, table, platform, pattern=blocks[best], sparsities=others)
         predicted_us = predict(network, chosen[best], table.times(rest.layer_factor), rest.rest_us).total_us
@@ -124,6 +124,7 @@ def bench_network(
         "batch": batch,
         **benching.described(times, platform, against),
         "predicted_ms": None if predicted_us is None else predicted_us / 1e3,
+        "rest": None if rest is None else asdict(rest),
         "patterns": tried,
         "kept_dense": kept_dense(network, pattern),
         "warnings": list(warnings),

@@ -61,7 +61,8 @@ class Measurer:
 
         Raises InputError for a dtype that has no kernels, or that the platform's CPU has no instructions for.
         """
-        torch.set_num_threads(platform.threads)
+        # After an operator its threads spin for milliseconds, and a kernel's would wait for their CPUs.
+        torch.set_num_threads(1)
         self._platform = platform
         self._seeds = tuple(seeds)
         self._budget_s = budget_s
@@ -123,8 +124,12 @@ class Measurer:
         call = peer.make(self._kernels.dense(data, self._platform.threads))
         mask = data.mask(None, 0.0, 0)
         error = self._checked(data.relative_error(call.read(call.run()), mask), cell, cell.library)
-        place_threads(call.run, self._platform.threads)
-        return interleaved_us([call.run], budget_s=self._budget_s, probe=self._probe)[0] / call.layers, error
+        torch.set_num_threads(self._platform.threads)
+        try:
+            place_threads(call.run, self._platform.threads)
+            return interleaved_us([call.run], budget_s=self._budget_s, probe=self._probe)[0] / call.layers, error
+        finally:
+            torch.set_num_threads(1)
 
     def _variants(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:
         """What is measured: the likeliest, and later the fastest at the pattern's last sparsity beside the first."""

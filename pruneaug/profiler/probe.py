@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pruneaug.kernels.build import Builder
 
 _LIMITS = 1.2, 1.2, 2.5  # of the network's probe: hand-overs within a cache differ by up to 2, beyond it by 4 and more
+_HANDOVER = 2  # the last of its calls
+_REST_S = 0.02  # before and after it runs: the spinning threads of the last process must have gone to sleep
 _STEPS = 5_000  # some 15 microseconds
 _WARM_UP = 200
 _RUNS = 20  # for one answer: the threads have slept since the last one
@@ -112,9 +115,12 @@ class ProbeProcess(Probe):
     def close(self) -> None:
         self._process.close()
 
-    def settle(self, seconds: float) -> None:
-        """Give the machine so long to become quiet, and its CPUs a reason to lie together."""
-        draw_together(self._threads, seconds)
+    def settle(self, seconds: float, run: Sequence[float]) -> None:
+        """Give the machine so long to become quiet, and CPUs that lie apart a reason to come together."""
+        if self.slownesses(run)[_HANDOVER] > 1:
+            draw_together(self._threads, seconds)
+        else:
+            time.sleep(seconds)
 
     def run(self) -> tuple[float, ...]:
         """Seconds of each call, the medians of several; all quiet once the process has ended.
@@ -122,8 +128,11 @@ class ProbeProcess(Probe):
         It only serves other measurements: these go on without it.
         """
         try:
+            time.sleep(_REST_S)
             self._process.send({})
-            return self.noted(json.loads(self._process.read(_LONGEST_S))["seconds"])
+            seconds = json.loads(self._process.read(_LONGEST_S))["seconds"]
+            time.sleep(_REST_S)
+            return self.noted(seconds)
         except ProcessEnded:
             return self.noted([min(1.0, fastest) for fastest in self._fastest_s])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,10 @@ import numpy.typing as npt
 
 _QUIET = 1.2  # times the fastest run of a probe's call
 _PATIENCE = 6  # times as many rounds as asked for, in search of quiet ones
+LONGEST_WAIT_S = float(os.environ.get("PRUNEAUG_LONGEST_WAIT_S", "30"))  # for a quiet machine, in all
+_PAUSE_S = 0.5  # between two times of looking whether it is quiet
+_PHASE = 1.25  # times what is quiet: a state that lasts, where waiting helps
+_LOOKS = 5  # each time: a single run may be slow by chance
 _CHUNK_S = 20e-6  # shorter calls are timed several at a time: the clock itself costs some 50 ns
 
 
@@ -21,8 +26,9 @@ class Probe:
     """Calls that take always the same time on cores that are free.
 
     Where other tenants of a machine work on the same physical cores, arithmetic or loads take up to twice as long for
-    parts of seconds, though no process of ours and no system time shows it. And where a virtual machine's cores are
-    moved to other caches, what one thread wrote takes another some four times as long to read, for many seconds.
+    parts of seconds, though no process of ours and no system time shows it. Where two cores of a virtual machine become
+    threads of one, all takes twice as long, and where they are moved to other caches, what one thread wrote takes
+    another some four times as long to read: for many seconds each.
     """
 
     def __init__(self, *calls: Callable[[], object], limits: Sequence[float] = ()) -> None:
@@ -30,6 +36,7 @@ class Probe:
         self._calls = calls
         self._limits = limits or [_QUIET] * len(calls)
         self._fastest_s = [float("inf")] * len(calls)
+        self._waited_s = 0.0
         self.patience = _PATIENCE
 
     def run(self) -> tuple[float, ...]:
@@ -42,8 +49,18 @@ class Probe:
             seconds.append(time.perf_counter() - start)
         return self.noted(seconds)
 
-    def settle(self, seconds: float) -> None:
-        """Give the machine so long to become quiet."""
+    def wait(self) -> tuple[float, ...]:
+        """Let the machine become quiet, for LONGEST_WAIT_S at most in all times together; the last run's seconds."""
+        while self._waited_s < LONGEST_WAIT_S:
+            for _ in range(_LOOKS):
+                if self.slowness(seconds := self.run()) <= _PHASE:
+                    return seconds
+            self.settle(_PAUSE_S, seconds)
+            self._waited_s += _PAUSE_S
+        return self.run()
+
+    def settle(self, seconds: float, run: Sequence[float]) -> None:
+        """Give the machine so long to become quiet, after a run that was not."""
         time.sleep(seconds)
 
     def noted(self, seconds: Sequence[float]) -> tuple[float, ...]:
@@ -53,8 +70,11 @@ class Probe:
 
     def slowness(self, *runs: Sequence[float]) -> float:
         """The most that a call took in these runs, as a multiple of what is quiet."""
-        quiet = [fastest * limit for fastest, limit in zip(self._fastest_s, self._limits, strict=True)]
-        return max(took / longest for run in runs for took, longest in zip(run, quiet, strict=True))
+        return max(max(self.slownesses(run)) for run in runs)
+
+    def slownesses(self, run: Sequence[float]) -> list[float]:
+        """What each call took in this run, as a multiple of what is quiet."""
+        return [t / (f * limit) for t, f, limit in zip(run, self._fastest_s, self._limits, strict=True)]
 
     def is_quiet(self, *runs: Sequence[float]) -> bool:
         """Whether every call took about its shortest time in these runs."""
@@ -71,10 +91,12 @@ def interleaved_us(
 ) -> list[npt.NDArray[np.float64]]:
     """Microseconds of every run of every call, in rounds that run each call once: [runs] for each call.
 
-    Rounds go on for about `budget_s`, but at least `least` and at most `most` of them. With a `probe` they go on until
-    so many were quiet, which is when the probe took about its shortest time before and after; after some six times as
-    many, or fewer after calls for which that was in vain, those that were disturbed the least are taken.
+    Rounds go on for about `budget_s`, but at least `least` and at most `most` of them. With a `probe` they begin when
+    it is quiet or has waited long enough, and go on until so many were quiet, which is when it took about its shortest
+    time before and after; after some six times as many, or fewer after calls for which that was in vain, those that
+    were disturbed the least are taken.
     """
+    before = probe.wait() if probe else ()
     repeats = []
     once = 0.0
     for call in calls:
@@ -87,7 +109,6 @@ def interleaved_us(
     rounds = max(least, min(most, int(budget_s / max(once, 1e-9))))
     times: list[list[float]] = []
     probed: list[Probed] = []
-    before = probe.run() if probe else ()
     while len(times) < rounds or (probe and len(times) < probe.patience * rounds and not enough(probed, probe, rounds)):
         row = []
         for call, number in zip(calls, repeats):

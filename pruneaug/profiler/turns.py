@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +11,7 @@ from pruneaug.profiler.timing import Probe, Probed, enough, least_disturbed
 
 PATIENCE = 3  # times as many rounds as asked for, in search of quiet ones
 LONGEST_TURN_S = 600.0  # three calls to warm up and three timed ones, of a network that takes a minute and more
-LONGEST_WAIT_S = 20.0  # for a quiet machine, in all, without a turn
-_PAUSE_S = 0.5  # between two looks whether it is quiet
 _LEAST = 3  # timed calls
-_REST_S = 0.02  # before and after a probe: the spinning threads of the last process must have gone to sleep
 
 
 @dataclass(slots=True)
@@ -36,7 +32,6 @@ class TurnTaking:
         self._probe, self._rounds, self._turn_s = probe, rounds, turn_s
         self._turns = {index: _Turns() for index in processes}
         self._before: tuple[float, ...] = ()
-        self._waited_s = 0.0
 
     def go_on(self) -> bool:
         """Whether another round is needed: some process lacks quiet turns, and patience has not ended."""
@@ -51,7 +46,8 @@ class TurnTaking:
     def round(self) -> None:
         """One turn of every process."""
         for index, process in list(self.processes.items()):
-            self._wait()
+            if self._probe is not None and not (self._before and self._probe.is_quiet(self._before)):
+                self._before = self._probe.wait()
             try:
                 process.send({"seconds": self._turn_s, "least": _LEAST})
                 times = json.loads(process.read(LONGEST_TURN_S + self._turn_s))["times_us"]
@@ -59,29 +55,10 @@ class TurnTaking:
                 self.errors[index] = f"its process {error}"
                 del self.processes[index]
                 continue
-            after = self._run_probe()
+            after = self._probe.run() if self._probe is not None else ()
             self._turns[index].times_us.append(times)
             self._turns[index].probed.append((self._before, after))
             self._before = after
-
-    def _wait(self) -> None:
-        """Until the machine is quiet, if it is before long."""
-        if self._probe is None:
-            return
-        if not self._before:
-            self._before = self._run_probe()
-        while not self._probe.is_quiet(self._before) and self._waited_s < LONGEST_WAIT_S:
-            self._probe.settle(_PAUSE_S)
-            self._waited_s += _PAUSE_S
-            self._before = self._run_probe()
-
-    def _run_probe(self) -> tuple[float, ...]:
-        time.sleep(_REST_S)
-        if self._probe is None:
-            return ()
-        seconds = self._probe.run()
-        time.sleep(_REST_S)
-        return seconds
 
     def times_us(self, index: int) -> list[float]:
         """The microseconds of every call in the quiet turns of a process, or in the least disturbed ones."""

@@ -89,3 +89,20 @@ def test_the_least_disturbed_rounds_are_taken_where_too_few_are_quiet(clock):
     assert len(times) == 8
     assert times[:2] == pytest.approx([1000.0] * 2)
     assert disturbed.calls == 6 * 8
+
+
+def test_a_disturbed_machine_is_waited_for_before_the_first_call_and_not_for_ever(clock, monkeypatch):
+    disturbed, slept = Disturbed(clock, set()), []
+    disturbed.factor = lambda: 2 if len(slept) < 7 else 1
+    probe = timing.Probe(disturbed.probe)
+    probe.noted([30e-6])
+    monkeypatch.setattr(timing.time, "sleep", slept.append)
+    monkeypatch.setattr(timing, "LONGEST_WAIT_S", 4.0)
+    (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=probe)
+    assert slept == [0.5] * 7
+    assert times == pytest.approx([1000.0] * 8)
+
+    disturbed.factor = lambda: 2
+    (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=probe)
+    assert slept == [0.5] * 8
+    assert times == pytest.approx([2000.0] * 8)

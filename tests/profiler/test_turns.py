@@ -59,10 +59,10 @@ def test_a_disturbed_machine_is_waited_for_without_a_turn(take, monkeypatch):
 
         def run(self):
             self.looks += 1
-            return self.noted([1.0 if self.looks == 1 or self.looks > 9 else 2.0])
+            return self.noted([1.0 if self.looks == 1 or self.looks > 42 else 2.0])
 
     machine, slept = Waking(set()), []
-    monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_WAIT_S", 20.0)
+    monkeypatch.setattr("pruneaug.profiler.timing.LONGEST_WAIT_S", 20.0)
     monkeypatch.setattr("time.sleep", slept.append)
     assert take(machine).times_us(7) == [101.0] * 3 + [102.0] * 3 + [103.0] * 3  # turn 0 ended beside a slow probe
     assert machine.turn == 3
@@ -71,7 +71,7 @@ def test_a_disturbed_machine_is_waited_for_without_a_turn(take, monkeypatch):
 
 def test_waiting_ends(take, monkeypatch):
     slept = []
-    monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_WAIT_S", 2.0)
+    monkeypatch.setattr("pruneaug.profiler.timing.LONGEST_WAIT_S", 2.0)
     monkeypatch.setattr("time.sleep", slept.append)
     take(Machine(set(range(1, 100))))
     assert slept.count(0.5) == 4
