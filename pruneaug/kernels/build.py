@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 # Read once, when TVM starts its threads. Its own defaults are half of the CPUs on x86, each pinned to one, which idles
@@ -18,6 +18,8 @@ os.environ.setdefault("TVM_BIND_THREADS", "0")
 # takes its core from whatever else the process does. This is some 2 ms, longer than any gap between two kernels.
 os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "5000")
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import tvm
 
@@ -26,6 +28,8 @@ from pruneaug.kernels.call import KernelCall
 
 Kernel = Callable[..., None]
 
+# Of a kernel alone, whose loops are unrolled and vectors already: as fast as on level 3, and compiled in half the time.
+_KERNEL_OPT_LEVEL = 1
 _LARGE = 4096  # bytes; smaller constants stay in the first cache
 
 _pool = threading.local()
@@ -67,8 +71,11 @@ class CpuTarget:
     mcpu: str = ""
     triple: str = ""
 
-    def to_tvm(self) -> tvm.target.Target:
-        """Raises InputError for a CPU that LLVM does not know: it would compile slow, generic code for it."""
+    def to_tvm(self, opt_level: int = 3) -> tvm.target.Target:
+        """`opt_level` is LLVM's.
+
+        Raises InputError for a CPU that LLVM does not know: it would compile slow, generic code for it.
+        """
         llvm = tvm.target.codegen
         mcpu = self.mcpu or llvm.llvm_get_system_cpu()
         if not llvm.llvm_is_valid_cpu(mcpu, machine := self.triple or llvm.llvm_get_system_triple()):
@@ -77,12 +84,14 @@ class CpuTarget:
                 "leave it out for the machine at hand"
             )
         triple = {"mtriple": self.triple} if self.triple else {}
-        return tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "num-cores": self.threads, **triple})
+        return tvm.target.Target(
+            {"kind": "llvm", "mcpu": mcpu, "num-cores": self.threads, "opt-level": opt_level, **triple}
+        )
 
 
 def compile_function(target: CpuTarget, name: str, function: Any) -> tvm.runtime.Executable:
     """A TIR function as machine code, its symbol "main". Raises CompileError, InputError for an unknown CPU."""
-    tvm_target = target.to_tvm()
+    tvm_target = target.to_tvm(_KERNEL_OPT_LEVEL)
     try:
         return tvm.compile(function.with_attr("global_symbol", "main"), target=tvm_target)
     except Exception as error:
@@ -91,12 +100,25 @@ def compile_function(target: CpuTarget, name: str, function: Any) -> tvm.runtime
         ) from error
 
 
+class BoundKernel:
+    """A compiled kernel with its constants; `large` are those of them that the first cache does not hold for long."""
+
+    __slots__ = ("_constants", "_kernel", "large")
+
+    def __init__(self, kernel: Kernel, constants: Sequence[Any], large: Sequence[torch.Tensor]) -> None:
+        self._kernel, self._constants, self.large = kernel, constants, large
+
+    def __call__(self, *args: Any) -> None:
+        """The inputs, then the output."""
+        self._kernel(*args[:-1], *self._constants, args[-1])
+
+
 class Builder:
     """Compiles kernels for one target and keeps them. Safe to use from several threads."""
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
-        self._compiled: dict[Any, Kernel] = {}  # by TIR function
+        self._compiled: dict[Any, Future[Kernel]] = {}  # by TIR function
         self._lock = threading.Lock()
         use_threads(target.threads)
 
@@ -106,26 +128,46 @@ class Builder:
         self.bound(call)(*inputs, y)
         return y
 
-    def bound(self, call: KernelCall) -> Kernel:
+    def bound(self, call: KernelCall) -> BoundKernel:
         """The compiled kernel of `call` with its constants: takes the inputs and the output. Raises CompileError."""
         return self.bound_copies(call, 1)[0]
 
-    def bound_copies(self, call: KernelCall, copies: int) -> list[Kernel]:
+    def bound_copies(self, call: KernelCall, copies: int) -> list[BoundKernel]:
         """`bound` several times, each with its large constants in a place of their own."""
+        kernel = self._kernel(call)
+        large = [index for index, array in enumerate(call.constants) if array.nbytes > _LARGE]
+        shared = [None if index in large else memory(_copied(array)) for index, array in enumerate(call.constants)]
+        bound = []
+        for _ in range(copies):
+            own = {index: _copied(call.constants[index]) for index in large}
+            constants = list(shared)
+            for index, array in own.items():
+                constants[index] = memory(array)
+            bound.append(BoundKernel(kernel, constants, list(own.values())))
+        return bound
+
+    def _kernel(self, call: KernelCall) -> Kernel:
+        """Compiled by the first thread that asks; the others wait for it."""
         with self._lock:
-            if call.function not in self._compiled:
-                self._compiled[call.function] = compile_function(self.target, call.name, call.function)["main"]
-            kernel = self._compiled[call.function]
-        arrays = [torch.from_numpy(array) for array in call.constants]
-        shared = [memory(array.clone()) for array in arrays]
-        bound = [shared]
-        for _ in range(1, copies):
-            bound.append([memory(a.clone()) if a.nbytes > _LARGE else one for a, one in zip(arrays, shared)])
-        return [partial(_call, kernel, constants) for constants in bound]
+            future = self._compiled.get(call.function)
+            is_first = future is None
+            if future is None:
+                future = self._compiled[call.function] = Future()
+        if is_first:
+            try:
+                future.set_result(compile_function(self.target, call.name, call.function)["main"])
+            except BaseException as error:
+                with self._lock:
+                    del self._compiled[call.function]
+                future.set_exception(error)
+        return future.result()
 
 
-def _call(kernel: Kernel, constants: list[Any], *args: Any) -> None:
-    kernel(*args[:-1], *constants, args[-1])
+def _copied(array: npt.NDArray[Any]) -> torch.Tensor:
+    """By one thread, whatever PyTorch's number of them: their pool would spin while kernels are timed."""
+    copy = torch.empty(array.shape, dtype=torch.from_numpy(array).dtype)
+    np.copyto(copy.numpy(), array)
+    return copy
 
 
 def memory(x: torch.Tensor) -> Any:

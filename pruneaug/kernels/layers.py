@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 import torch
 
-from pruneaug.kernels.build import Builder, CpuTarget, memory
+from pruneaug.kernels.build import BoundKernel, Builder, CpuTarget, Kernel, memory
 from pruneaug.kernels.call import KernelCall
-from pruneaug.kernels.cold import copies
+from pruneaug.kernels.cold import copies, is_beyond_caches
 from pruneaug.kernels.copies import phase_copy
+from pruneaug.kernels.flush import can_flush, flush_call
 from pruneaug.kernels.layouts import Layouts, taps
 from pruneaug.kernels.planes import Planes, token_planes, view
 from pruneaug.kernels.products import Epilogue, Weights, conv_product, token_product, vector_product
@@ -22,7 +24,7 @@ _PLAIN = Epilogue()
 
 
 class Buffers:
-    """Memory that the kernels of one op share while they are timed.
+    """Memory that the kernels of one op share while they are timed. Safe to use from several threads.
 
     In a network a layer's input was just written, and its output's memory has held others before: both are in the
     caches as far as they fit. Kernels with memory of their own would drive each other's from there.
@@ -35,7 +37,7 @@ class Buffers:
         """The flat tensor for this use, of this size; its values are what was last written."""
         key = use, size, dtype
         if key not in self._kept:
-            self._kept[key] = torch.zeros(size, dtype=dtype)
+            self._kept.setdefault(key, torch.zeros(size, dtype=dtype))
         return self._kept[key]
 
 
@@ -43,9 +45,9 @@ class BoundCalls:
     """Kernel calls of which each computes from what the one before it wrote; called with the memory of the input.
 
     With `cold_bytes` it keeps so many copies of its weights that they take about so much memory, and takes them in
-    turn (see `pruneaug.kernels.cold`). Its memory is from `buffers`: one thread at a time, and what shares them
-    computes the same op. `launches` is the number of kernels that it calls, `output` what the last one writes, of
-    `dtype`.
+    turn; or it keeps one, and has a `flush` that is to be called before each call (see `pruneaug.kernels.cold`). Its
+    memory is from `buffers`: one thread at a time, and what shares them computes the same op. `launches` is the number
+    of kernels that it calls, `output` what the last one writes, of `dtype`.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class BoundCalls:
         buffers = buffers or Buffers()
         self.launches = len(calls)
         size = sum(array.nbytes for call in calls for array in call.constants)
-        number = copies(cold_bytes, size)
-        self._copies = cycle(list(zip(*(builder.bound_copies(call, number) for call in calls))))
+        flushes = is_beyond_caches(cold_bytes) and can_flush(builder.target)
+        bound = [builder.bound_copies(call, 1 if flushes else copies(cold_bytes, size)) for call in calls]
+        self._copies = cycle(list(zip(*bound)))
+        self.flush = partial(_flush, *_flushing(builder, bound)) if flushes else None
         between = [buffers.get(f"result {i}", call.size) for i, call in enumerate(calls[:-1])]
         self.output = buffers.get("output", calls[-1].size, dtype)
         self._memory = [memory(buffer) for buffer in (*between, self.output)]
@@ -69,6 +73,17 @@ class BoundCalls:
         for kernel, y in zip(next(self._copies), self._memory):
             kernel(x, y)
             x = y
+
+
+def _flushing(builder: Builder, bound: Sequence[Sequence[BoundKernel]]) -> tuple[Kernel, list[Any]]:
+    """A kernel that flushes an array, and the large arrays of these kernels."""
+    arrays = [array for kernels in bound for kernel in kernels for array in kernel.large]
+    return builder.bound(flush_call(builder.target)), [memory(array.view(torch.float32)) for array in arrays]
+
+
+def _flush(kernel: Kernel, arrays: Sequence[Any]) -> None:
+    for array in arrays:
+        kernel(array)
 
 
 class LayerKernel(BoundCalls):

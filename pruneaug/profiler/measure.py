@@ -33,8 +33,9 @@ from pruneaug.profiler.timing import interleaved_us
 from pruneaug.sparsity.patterns import Block, parse_pattern
 
 _MOST_VARIANTS = 3
+_PEER_SLICE_S = 0.02  # the probe must wait for the library's threads to stop spinning
 _ARGUMENTS = 11  # of a kernel's call
-_LARGE_MATRIX = 200_000  # weights; masks of larger ones vary less than times do
+_LARGE_MATRIX = 50_000  # weights; masks of larger ones vary less than times do
 
 Call = Callable[[], object]
 
@@ -56,7 +57,7 @@ class Measurer:
     Needs a process of its own: it sets the number of threads.
     """
 
-    def __init__(self, platform: Platform, *, seeds: Sequence[int] = (0, 1), budget_s: float = 0.025) -> None:
+    def __init__(self, platform: Platform, *, seeds: Sequence[int] = (0, 1), budget_s: float = 0.015) -> None:
         """`budget_s` is about the time that each cell's repeats take; `seeds` are those of its masks.
 
         Raises InputError for a dtype that has no kernels, or that the platform's CPU has no instructions for.
@@ -94,7 +95,7 @@ class Measurer:
         variants = self._variants(bench, block, cell.sparsity)
         seeds = self._seeds if block is not None and data.matrix.numel() <= _LARGE_MATRIX else self._seeds[:1]
         calls: list[Call] = []
-        errors, launches = [], []
+        errors, launches, flushes = [], [], []
         for seed in seeds:
             mask = data.mask(block, cell.sparsity, seed)
             for variant, kernel in zip(variants, self._kernels.bound(data, mask, variants, bench.buffers)):
@@ -104,9 +105,9 @@ class Measurer:
                 errors.append(self._checked(data.relative_error(kernel.result(), mask), cell, f"variant {variant}"))
                 calls.append(partial(kernel, bench.x))
                 launches.append(kernel.launches)
-        times = np.stack(interleaved_us(calls, budget_s=self._budget_s, probe=self._probe)).reshape(
-            len(seeds), len(variants), -1
-        )
+                flushes.append(kernel.flush)
+        times_us = interleaved_us(calls, budget_s=self._budget_s, probe=self._probe, before=flushes)
+        times = np.stack(times_us).reshape(len(seeds), len(variants), -1)
         # The first half of the runs chooses the variant, the second half times it: a lucky reading earns nothing.
         half = times.shape[-1] // 2
         best = int(np.median(times[:, :, :half], axis=2).mean(axis=0).argmin())
@@ -127,7 +128,8 @@ class Measurer:
         torch.set_num_threads(self._platform.threads)
         try:
             place_threads(call.run, self._platform.threads)
-            return interleaved_us([call.run], budget_s=self._budget_s, probe=self._probe)[0] / call.layers, error
+            (times,) = interleaved_us([call.run], budget_s=self._budget_s, probe=self._probe, slice_s=_PEER_SLICE_S)
+            return times / call.layers, error
         finally:
             torch.set_num_threads(1)
 

@@ -38,6 +38,7 @@ from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
 
 ROUNDS = 8
+_REST_ROUNDS = 5
 _PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
@@ -257,7 +258,7 @@ def measure_rest(
         subjects.append(Subject(runtime, export_program(pruned, inputs), network, plans, masks=masks))
         layers_us.append(predict(network, choices, table, 0.0).total_us)
     samples = []
-    times = time_networks(subjects, platform, progress=progress)
+    times = time_networks(subjects, platform, rounds=_REST_ROUNDS, progress=progress)
     for sparsity, time, layers in zip(sparsities, times, layers_us, strict=True):
         if time.latency_ms is None:
             raise MeasurementError(f"the network must run on this platform, but {time.error}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -54,6 +56,7 @@ class Float32Kernels:
 
     def __init__(self, builder: Builder) -> None:
         self._builder = builder
+        self._threads = ThreadPoolExecutor(builder.target.threads)
 
     def variants(self, op: Op, block_rows: int, sparsity: float, most: int) -> list[Variant]:
         target = self._builder.target
@@ -66,10 +69,8 @@ class Float32Kernels:
         self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers
     ) -> Sequence[LayerKernel]:
         weights, far = Weights(data.matrix, mask, data.bias), cold_bytes(4 * int(mask.sum()))
-        return [
-            LayerKernel(data.op, weights, variant, self._builder, cold_bytes=far, buffers=buffers)
-            for variant in variants
-        ]
+        make = partial(LayerKernel, data.op, weights, builder=self._builder, cold_bytes=far, buffers=buffers)
+        return list(self._threads.map(lambda variant: make(variant=variant), variants))
 
     def dense(self, data: OpData, threads: int) -> DenseLayer:
         return DenseLayer(data.op, data.matrix, data.bias, data.x, threads)

@@ -77,7 +77,12 @@ def _handover(builder: Builder) -> Callable[[], object]:
 
     call = handover_call(builder.target)
     kernel, x, y = builder.bound(call), memory(torch.zeros(call.size)), memory(torch.zeros(call.size))
-    return lambda: (kernel(x, y), kernel(y, x))
+
+    def to_and_fro() -> None:
+        kernel(x, y)
+        kernel(y, x)
+
+    return to_and_fro
 
 
 def _sparse_product(builder: Builder) -> Callable[[], object]:

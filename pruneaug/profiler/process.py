@@ -15,6 +15,8 @@ from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
 from pruneaug.profiler.plan import Task
 
+# Of glibc: memory that is freed stays with the process, and need not be mapped page by page for the next kernel.
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 _START_S = 180.0  # imports of compilers take long on a busy machine
 
 
@@ -27,7 +29,7 @@ class WorkerProcess:
 
     def __init__(self, platform: Platform, measurer: str, timeout_s: float) -> None:
         self._command = [sys.executable, "-m", "pruneaug.profiler.worker", "--measurer", measurer]
-        self._environment = worker_environment(platform.threads)
+        self._environment = {**worker_environment(platform.threads), **_KEPT_MEMORY}
         self._timeout_s = timeout_s
         self._process: LineProcess | None = None
         self._is_ready = False

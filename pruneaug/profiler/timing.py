@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 _QUIET = 1.2  # times the fastest run of a probe's call
-_PATIENCE = 6  # times as many rounds as asked for, in search of quiet ones
+_PATIENCE = 3  # times as many rounds as asked for, in search of quiet ones
 LONGEST_WAIT_S = float(os.environ.get("PRUNEAUG_LONGEST_WAIT_S", "30"))  # for a quiet machine, in all
 _PAUSE_S = 0.5  # between two times of looking whether it is quiet
 _PHASE = 1.25  # times what is quiet: a state that lasts, where waiting helps
 _LOOKS = 5  # each time: a single run may be slow by chance
+SLICE_S = 500e-6  # of rounds between two runs of a probe, which take some 80 microseconds
 _CHUNK_S = 20e-6  # shorter calls are timed several at a time: the clock itself costs some 50 ns
 
 
@@ -86,46 +87,66 @@ def interleaved_us(
     *,
     budget_s: float,
     least: int = 8,
-    most: int = 60,
+    most: int = 40,
     probe: Probe | None = None,
+    slice_s: float = SLICE_S,
+    before: Sequence[Callable[[], object] | None] = (),
 ) -> list[npt.NDArray[np.float64]]:
     """Microseconds of every run of every call, in rounds that run each call once: [runs] for each call.
 
     Rounds go on for about `budget_s`, but at least `least` and at most `most` of them. With a `probe` they begin when
-    it is quiet or has waited long enough, and go on until so many were quiet, which is when it took about its shortest
-    time before and after; after some six times as many, or fewer after calls for which that was in vain, those that
-    were disturbed the least are taken.
+    it is quiet or has waited long enough. It runs after every few rounds, and they go on until so many were quiet,
+    which is when it took about its shortest time before and after them; after three times as many, or fewer after
+    calls for which that was in vain, those that were disturbed the least are taken. About every `slice_s` it runs.
+
+    `before` has for each call, if there are any, what runs before it each time and is not timed, or None.
     """
-    before = probe.wait() if probe else ()
-    repeats = []
+    last = probe.wait() if probe else ()
+    steps = []
     once = 0.0
-    for call in calls:
+    for call, prepare in zip(calls, before or [None] * len(calls), strict=True):
         call()
         start = time.perf_counter()
+        if prepare is not None:
+            prepare()
         call()
         seconds = time.perf_counter() - start
-        repeats.append(max(1, min(20, round(_CHUNK_S / max(seconds, 1e-9)))))
-        once += seconds * repeats[-1]
+        number = 1 if prepare is not None else max(1, min(20, round(_CHUNK_S / max(seconds, 1e-9))))
+        steps.append((call, number, prepare))
+        once += seconds * number
     rounds = max(least, min(most, int(budget_s / max(once, 1e-9))))
-    times: list[list[float]] = []
+    if probe is None:
+        return _by_call([_round(steps) for _ in range(rounds)])
+    slice_rounds = max(1, min(rounds // 4, round(slice_s / max(once, 1e-9))))
+    wanted = -(-rounds // slice_rounds)
+    slices: list[list[list[float]]] = []
     probed: list[Probed] = []
-    while len(times) < rounds or (probe and len(times) < probe.patience * rounds and not enough(probed, probe, rounds)):
-        row = []
-        for call, number in zip(calls, repeats):
-            start = time.perf_counter()
-            for _ in range(number):
-                call()
-            row.append((time.perf_counter() - start) / number)
-        times.append(row)
-        if probe:
-            after = probe.run()
-            probed.append((before, after))
-            before = after
-    if probe:  # where it is never quiet, waiting for it is in vain
-        was_quiet = enough(probed, probe, rounds)
-        probe.patience = min(_PATIENCE, 2 * probe.patience) if was_quiet else max(1, probe.patience // 2)
-    chosen = least_disturbed(probed, probe, rounds) if probe else range(rounds)
-    return list(np.array([times[index] for index in chosen]).T * 1e6)
+    while len(slices) < wanted or (len(slices) < probe.patience * wanted and not enough(probed, probe, wanted)):
+        slices.append([_round(steps) for _ in range(slice_rounds)])
+        after = probe.run()
+        probed.append((last, after))
+        last = after
+    # Where it is never quiet, waiting for it is in vain.
+    was_quiet = enough(probed, probe, wanted)
+    probe.patience = min(_PATIENCE, 2 * probe.patience) if was_quiet else max(1, probe.patience // 2)
+    return _by_call([row for index in least_disturbed(probed, probe, wanted) for row in slices[index]])
+
+
+def _round(steps: Sequence[tuple[Callable[[], object], int, Callable[[], object] | None]]) -> list[float]:
+    """Seconds of each call, the mean of so many right after each other, with what runs before it."""
+    row = []
+    for call, number, prepare in steps:
+        if prepare is not None:
+            prepare()
+        start = time.perf_counter()
+        for _ in range(number):
+            call()
+        row.append((time.perf_counter() - start) / number)
+    return row
+
+
+def _by_call(rows: Sequence[Sequence[float]]) -> list[npt.NDArray[np.float64]]:
+    return list(np.array(rows).T * 1e6)
 
 
 def enough(probed: Sequence[Probed], probe: Probe, wanted: int) -> bool:

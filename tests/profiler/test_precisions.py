@@ -61,13 +61,13 @@ def test_a_cpu_without_the_instructions_measures_nothing():
 
 
 @pytest.mark.parametrize("dtype", ["float32", *FORMATS])
-def test_weights_of_every_dtype_are_as_far_away_as_in_a_network(monkeypatch, dtype):
+def test_weights_of_every_dtype_are_as_far_away_as_in_a_network(builder, monkeypatch, dtype):
     asked = []
     for name in ("LayerKernel", "LowpLayer"):
-        monkeypatch.setattr(precisions, name, lambda *_, cold_bytes, buffers: asked.append(cold_bytes))
+        monkeypatch.setattr(precisions, name, lambda *_, cold_bytes, **__: asked.append(cold_bytes))
     platform = replace(detect(1), dtype=dtype, isa=tuple(form.extension for form in FORMATS.values()))
     op = LinearOp(2, 1024, 1024)
-    data, kernels = OpData(op), precisions.kernels_for(platform, None)
+    data, kernels = OpData(op), precisions.kernels_for(platform, builder)
     for sparsity in (0.0, 0.9):
         kernels.bound(data, data.mask(parse_pattern("block:4x4"), sparsity, 0), [None], Buffers())
     assert asked == [64 << 20, 8 << 20]

@@ -33,7 +33,7 @@ def test_calls_take_turns_and_each_gets_its_own_times(clock):
     assert clock.log == ["a", "a", "b", "b"] + ["a", "b"] * 10
 
 
-@pytest.mark.parametrize(("budget_s", "rounds"), [(0.0, 8), (0.0201, 20), (100.0, 60)])
+@pytest.mark.parametrize(("budget_s", "rounds"), [(0.0, 8), (0.0201, 20), (100.0, 40)])
 def test_the_budget_sets_the_rounds_between_the_least_and_the_most(clock, budget_s, rounds):
     (times,) = timing.interleaved_us([clock.call("a", 1e-3)], budget_s=budget_s)
     assert len(times) == rounds
@@ -80,7 +80,7 @@ def test_where_all_is_disturbed_patience_ends(clock):
     probe.noted([30e-6])
     (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=probe)
     assert times == pytest.approx([2000.0] * 8)
-    assert disturbed.calls == 6 * 8
+    assert disturbed.calls == 3 * 8
 
 
 def test_the_least_disturbed_rounds_are_taken_where_too_few_are_quiet(clock):
@@ -88,7 +88,7 @@ def test_the_least_disturbed_rounds_are_taken_where_too_few_are_quiet(clock):
     (times,) = timing.interleaved_us([disturbed.call], budget_s=0.0, probe=timing.Probe(disturbed.probe))
     assert len(times) == 8
     assert times[:2] == pytest.approx([1000.0] * 2)
-    assert disturbed.calls == 6 * 8
+    assert disturbed.calls == 3 * 8
 
 
 def test_a_disturbed_machine_is_waited_for_before_the_first_call_and_not_for_ever(clock, monkeypatch):
