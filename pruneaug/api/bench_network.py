@@ -22,7 +22,8 @@ from pruneaug.latency.rest import alike
 from pruneaug.network.layers import Network, apply_masks, find_layers
 from pruneaug.platforms import detect
 from pruneaug.platforms.load import busy
-from pruneaug.profiler.network import ROUNDS, Subject, measure_rest
+from pruneaug.profiler.network import ROUNDS, Subject
+from pruneaug.profiler.rest import sample_network
 from pruneaug.profiler.runtimes import RUNTIMES, check_runtimes
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.registry import did_you_mean
@@ -104,18 +105,21 @@ def bench_network(
     chosen = [alike(network, block, sparsity) for block in blocks]
     candidates = [replace(c, plans=plan_layers(network, choices, table)) for c, choices in zip(candidates, chosen)]
     tried, best = benching.fastest(candidates, blocks, platform, rounds, progress)
+    pattern = None if best is None else blocks[best]
+    # What predicts the network is measured in the same turns: a drift of the machine between them is no error of it.
+    sampled = None if pattern is None else sample_network(model, inputs, network, table, pattern, others)
     times = benching.measure(
         platform,
         against,
         dense=Subject(OWN_DENSE, export_program(model, inputs), network, dense),
         pruned=None if best is None else candidates[best],
+        more=() if sampled is None else sampled.subjects,
         rounds=rounds,
         progress=progress,
     )
-    pattern = None if best is None else blocks[best]
     rest, predicted_us = None, None
-    if best is not None:
-        rest = measure_rest(model, inputs, network, table, platform, pattern=blocks[best], sparsities=others)
+    if best is not None and sampled is not None:
+        rest, times = sampled.rest(times[-len(others) :]), times[: -len(others)]
         predicted_us = predict(network, chosen[best], table.times(rest.layer_factor), rest.rest_us).total_us
     return {
         "network": name,

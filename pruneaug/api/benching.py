@@ -101,16 +101,18 @@ def measure(
     *,
     dense: Subject,
     pruned: Subject | None,
+    more: Sequence[Subject] = (),
     rounds: int = ROUNDS,
     progress: Progress | None = None,
 ) -> tuple[NetworkTime, ...]:
-    """Times of the dense network in those runtimes of `against` that are installed, in ours, and of the pruned one.
+    """Times of the dense network in those runtimes of `against` that are installed, in ours, of the pruned one, and of
+    `more` at the end.
 
     Raises InputError for an unknown runtime.
     """
     check_runtimes(against)
     others = [Subject(name, dense.program) for name in dict.fromkeys(against) if absent_packages(name) is None]
-    subjects = [*others, dense, *([] if pruned is None else [pruned])]
+    subjects = [*others, dense, *([] if pruned is None else [pruned]), *more]
     return time_networks(subjects, platform, rounds=rounds, progress=stage(progress, "Bench"))
 
 

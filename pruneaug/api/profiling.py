@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
 from pruneaug.latency.rest import alike, sampled_sparsities, write_rest
 from pruneaug.network.layers import Network
-from pruneaug.profiler.network import measure_rest
 from pruneaug.profiler.plan import plan, wanted
+from pruneaug.profiler.rest import measure_rest, sample_network
 from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops, sole_profile
 from pruneaug.searcher.rules import measured_choices, wanted_choices
 from pruneaug.tasks.protocol import Task
@@ -46,11 +46,9 @@ def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progre
         if job.rest() is None:
             told = stage(progress, "Whole network")
             table = job.store.table()
-            pattern, sampled = _sampled(job.network, patterns, sparsities)
-            rest = measure_rest(
-                job.model, job.example_inputs, job.network, table, job.platform,
-                pattern=pattern, sparsities=sampled, progress=told,
-            )  # fmt: skip
+            choices = _sampled(job.network, patterns, sparsities)
+            sampled = sample_network(job.model, job.example_inputs, job.network, table, *choices)
+            rest = measure_rest(sampled, job.platform, told)
             write_rest(job.store.folder, rest)
     return result
 

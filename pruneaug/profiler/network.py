@@ -1,8 +1,7 @@
-"""Measuring whole networks: several runtimes in turns, each in its own process, and what is left beside the layers."""
+"""Measuring whole networks: several runtimes in turns, each in its own process."""
 
 from __future__ import annotations
 
-import copy
 import io
 import json
 import sys
@@ -10,35 +9,26 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
 from torch.export import ExportedProgram
 
-from pruneaug.errors import MeasurementError
 from pruneaug.files import storage_errors
-from pruneaug.latency.network import predict
-from pruneaug.latency.rest import Rest, Sample, alike, network_digest
-from pruneaug.latency.table import LatencyTable
-from pruneaug.network.layers import Network, apply_masks
+from pruneaug.network.layers import Network
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
-from pruneaug.profiler.masks import synthetic_masks
 from pruneaug.profiler.network_worker import tensors_of
 from pruneaug.profiler.probe import ProbeProcess
 from pruneaug.profiler.process import worker_environment
 from pruneaug.profiler.runtimes import RUNTIMES
 from pruneaug.profiler.turns import LONGEST_TURN_S, TurnTaking
-from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.plan import LayerPlan, plan_layers, plan_to_json
+from pruneaug.runtime.plan import LayerPlan, plan_to_json
 
 ROUNDS = 8
-_REST_ROUNDS = 5
 _PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
@@ -225,44 +215,3 @@ def _result(runtime: str, times_us: list[float], accuracy: float | None, error: 
         return NetworkTime(runtime, None, None, None, 0, accuracy, error or "it was not measured")
     p10, median, p90 = (float(value) / 1e3 for value in np.percentile(times_us, (10, 50, 90)))
     return NetworkTime(runtime, median, p10, p90, len(times_us), accuracy)
-
-
-def measure_rest(
-    model: nn.Module,
-    inputs: tuple[Any, ...],
-    network: Network,
-    table: LatencyTable,
-    platform: Platform,
-    *,
-    pattern: str = "dense",
-    sparsities: Sequence[float] = (0.0,),
-    progress: Progress | None = None,
-) -> Rest:
-    """Run the network with every layer that holds a block pruned alike, as its table plans it, at each sparsity.
-
-    `model` stays as it is, and a layer whose choice could not be measured stays dense. Raises MeasurementError if the
-    network does not run, LatencyTableError if the table lacks a dense layer.
-    """
-    ops = {layer.name: layer.op for layer in network.layers}
-    subjects, layers_us = [], []
-    for sparsity in sparsities:
-        choices = {
-            name: choice
-            for name, choice in alike(network, pattern, sparsity).items()
-            if not table.missing([ops[name]], [choice.pattern], [choice.sparsity])
-        }
-        plans, masks = plan_layers(network, choices, table), synthetic_masks(network, choices)
-        pruned = copy.deepcopy(model)
-        apply_masks(pruned, masks)
-        runtime = "pruneaug-sparse" if choices else "pruneaug-dense"
-        subjects.append(Subject(runtime, export_program(pruned, inputs), network, plans, masks=masks))
-        layers_us.append(predict(network, choices, table, 0.0).total_us)
-    samples = []
-    times = time_networks(subjects, platform, rounds=_REST_ROUNDS, progress=progress)
-    for sparsity, time, layers in zip(sparsities, times, layers_us, strict=True):
-        if time.latency_ms is None:
-            raise MeasurementError(f"the network must run on this platform, but {time.error}")
-        samples.append(Sample(pattern, sparsity, time.latency_ms * 1e3, layers))
-    return Rest(
-        network_digest(subjects[0].program, network), tuple(samples), datetime.now(UTC).isoformat(timespec="seconds")
-    )

@@ -31,6 +31,7 @@ def image_folder(
     channels: int = 3,
     pad: int = 4,
     flip: bool = True,
+    erase: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     cache: str | None = None,
@@ -40,10 +41,10 @@ def image_folder(
     validation, test: how many images (int), or which fraction of them (float), are split off by `seed` where there is
     no folder for them; `test` only where there is no train folder. Classes are numbered in the order of their names.
     limit: use only the first images of what is left to train on, for quick runs; they are taken across the classes.
-    size: scale and cut all images to size x size. pad, flip: the augmentation of training images.
+    size: scale and cut all images to size x size. pad, flip, erase: the augmentation of training images.
     cache: the folder of decoded images; none: $XDG_CACHE_HOME/pruneaug.
     """
-    check_options(size, channels, pad)
+    check_options(size, channels, pad, erase)
     folder = Path(root)
     if not folder.is_dir():
         raise TaskError(f"`root` must be a folder, but {folder} is none; check the path")
@@ -77,7 +78,7 @@ def image_folder(
     if limit is not None:  # files are in the order of their classes: the first ones must not be of one class
         rest = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
     splits["train"] = everything.select(limited(rest, limit))
-    return image_task("image-folder", model, splits, len(classes), pad, flip, mean, std)
+    return image_task("image-folder", model, splits, len(classes), pad, flip, erase, mean, std)
 
 
 Files = tuple[list[Path], Tensor]  # paths, and int64 [paths]: the class of each

@@ -15,7 +15,7 @@ from pruneaug.errors import TaskError
 from pruneaug.tasks.classification import ClassificationTask, Examples
 from pruneaug.tasks.extras import require
 from pruneaug.tasks.network import NetworkSource
-from pruneaug.tasks.pixels import CropAndFlip, Normalise
+from pruneaug.tasks.pixels import Augmentation, CropAndFlip, Erase, InTurn, Normalise
 from pruneaug.tasks.protocol import Split
 
 _MODES = {1: "L", 3: "RGB"}
@@ -60,13 +60,15 @@ def _middle_square(image: Any, size: int, resampling: Any) -> Any:
     return scaled.crop((left, top, left + size, top + size))
 
 
-def check_options(size: int | None, channels: int, pad: int) -> None:
+def check_options(size: int | None, channels: int, pad: int, erase: int) -> None:
     if channels not in _MODES:
         raise TaskError(f"`channels` must be 1 (grey) or 3 (RGB), but got {channels!r}")
     if size is not None and (not isinstance(size, int) or size < 1):
         raise TaskError(f"`size` must be a number of pixels, but got {size!r}; for example 224")
     if not isinstance(pad, int) or pad < 0:
         raise TaskError(f"`pad` must be a number of pixels, 0 for no shifts, but got {pad!r}")
+    if not isinstance(erase, int) or erase < 0:
+        raise TaskError(f"`erase` must be a number of pixels, 0 to erase nothing, but got {erase!r}")
 
 
 def image_task(
@@ -76,6 +78,7 @@ def image_task(
     num_classes: int,
     pad: int,
     flip: bool,
+    erase: int,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> ClassificationTask:
@@ -97,9 +100,16 @@ def image_task(
         splits=splits,
         num_classes=num_classes,
         trained=model.trained,
-        augment=CropAndFlip(pad, flip) if pad or flip else None,
+        augment=_augmentation(pad, flip, erase),
         prepare=_normalisation(images, mean, std),
     )
+
+
+def _augmentation(pad: int, flip: bool, erase: int) -> Augmentation | None:
+    steps: list[Augmentation] = [CropAndFlip(pad, flip)] if pad or flip else []
+    if erase:
+        steps.append(Erase(erase))
+    return InTurn(tuple(steps)) if steps else None
 
 
 def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Normalise:

@@ -32,6 +32,7 @@ def parquet_images(
     channels: int = 3,
     pad: int = 4,
     flip: bool = True,
+    erase: int = 0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_column: str | None = None,
@@ -43,10 +44,10 @@ def parquet_images(
     root: the folder of train.parquet and test.parquet, in place of `train` and `test`.
     validation: how many images (int), or which fraction of them (float), are split off `train`, chosen by `seed`.
     limit: use only the first images of what is left to train on, for quick runs.
-    size: scale and cut all images to size x size. pad, flip: the augmentation of training images.
+    size: scale and cut all images to size x size. pad, flip, erase: the augmentation of training images.
     cache: the folder of decoded images; none: $XDG_CACHE_HOME/pruneaug.
     """
-    check_options(size, channels, pad)
+    check_options(size, channels, pad, erase)
     train_file, test_file = _files(root, train, test)
     columns = (image_column, label_column)
     images, labels = _read(train_file, size, channels, columns, cache)
@@ -65,6 +66,7 @@ def parquet_images(
         num_classes=num_classes,
         pad=pad,
         flip=flip,
+        erase=erase,
         mean=mean,
         std=std,
     )

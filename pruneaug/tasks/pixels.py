@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pruneaug.tasks.classification import Inputs
+
+Augmentation = Callable[[Inputs, torch.Generator], Inputs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,37 @@ class CropAndFlip:
         sample = torch.arange(batch)[:, None, None, None]
         channel = torch.arange(channels)[None, :, None, None]
         return (padded[sample, channel, rows[:, None, :, None], cols[:, None, None, :]],)
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Blackens a square of `size` pixels a side around a random pixel of every image, as far as it lies in it.
+
+    DeVries and Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout.
+    """
+
+    size: int
+
+    def __call__(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        (images,) = inputs  # [batch, channels, height, width]
+        batch, _, height, width = images.shape
+        first_row = torch.randint(height, (batch, 1), generator=generator) - self.size // 2
+        first_col = torch.randint(width, (batch, 1), generator=generator) - self.size // 2
+        in_rows = (torch.arange(height) >= first_row) & (torch.arange(height) < first_row + self.size)
+        in_cols = (torch.arange(width) >= first_col) & (torch.arange(width) < first_col + self.size)
+        return (images.masked_fill((in_rows[:, :, None] & in_cols[:, None, :])[:, None], 0),)
+
+
+@dataclass(frozen=True, slots=True)
+class InTurn:
+    """Several augmentations, one after the other."""
+
+    steps: tuple[Augmentation, ...]
+
+    def __call__(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        for step in self.steps:
+            inputs = step(inputs, generator)
+        return inputs
 
 
 @dataclass(frozen=True, slots=True)

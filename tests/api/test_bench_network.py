@@ -31,7 +31,7 @@ def build(in_channels=1):
 KEYS = {
     "network", "pattern", "sparsity", "batch", "threads", "platform", "latency_ms", "best_dense",
     "speedup_vs_best_dense", "predicted_ms", "max_relative_error", "runtimes", "fallbacks", "patterns", "kept_dense",
-    "skipped", "versions", "warnings",
+    "rest", "skipped", "versions", "warnings",
 }  # fmt: skip
 
 
@@ -66,7 +66,11 @@ def test_a_network_is_measured_pruned_and_dense_beside_the_others(mine, measured
     assert result["speedup_vs_best_dense"] > 1
     assert result["kept_dense"] == [{"name": "4", "reason": "its weight matrix is only 3x16, too small for block:8x1"}]
     assert (result["patterns"], result["skipped"]) == ([], {})
-    assert measured == [(["torch", OWN_DENSE, OWN_SPARSE], 3)]
+    # The last two are those that predict it, in the same turns and at other sparsities.
+    assert measured == [(["torch", OWN_DENSE, OWN_SPARSE, OWN_SPARSE, OWN_SPARSE], 3)]
+    assert [sample["sparsity"] for sample in result["rest"]["samples"]] == [0.95, 0.7]
+    assert {row["runtime"] for row in result["runtimes"]} == {"torch", OWN_DENSE, OWN_SPARSE}
+    assert len(result["runtimes"]) == 3
 
 
 def test_operators_without_a_kernel_are_listed_with_their_shares(mine, measured, monkeypatch):

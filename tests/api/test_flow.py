@@ -371,7 +371,7 @@ def test_a_dry_run_of_a_table_of_another_machine_says_so(toy_at):
 @pytest.mark.slow
 def test_the_whole_job_runs_on_this_machine_measured_by_the_real_measurer(tmp_path, monkeypatch):
     briefly = partial(time_networks, rounds=2, turn_s=0.01)
-    for place in ("pruneaug.profiler.network", "pruneaug.api.benching"):
+    for place in ("pruneaug.profiler.rest", "pruneaug.api.benching"):
         monkeypatch.setattr(f"{place}.time_networks", briefly)
     job = toy_job(tmp_path, task__options={"network": "cnn"}, platform__batch=1, platform__threads=None)
     job["space"] |= {"patterns": ["block:8x1"]}

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from pruneaug.tasks.pixels import CropAndFlip, Normalise
+from pruneaug.tasks.pixels import CropAndFlip, Erase, InTurn, Normalise
 
 
 def images(*shape):
@@ -41,6 +42,33 @@ def test_half_of_the_images_are_mirrored():
     (augmented,) = CropAndFlip(pad=0, flip=True)((original,), torch.Generator().manual_seed(0))
     mirrored = sum(torch.equal(a, b.flip(2)) for a, b in zip(augmented, original, strict=True))
     assert 150 < mirrored < 250
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_every_image_loses_one_square_or_what_of_it_lies_in_the_image(size):
+    original = images(200, 3, 6, 5).clamp_min(1)
+    (erased,) = Erase(size)((original,), torch.Generator().manual_seed(1))
+    shapes = set()
+    for before, after in zip(original, erased, strict=True):
+        gone = after[0] == 0
+        rows, cols = gone.any(1).nonzero(), gone.any(0).nonzero()
+        top, bottom, left, right = int(rows.min()), int(rows.max()), int(cols.min()), int(cols.max())
+        square = torch.zeros_like(gone)
+        square[top : bottom + 1, left : right + 1] = True
+        assert torch.equal(gone, square)
+        assert torch.equal(after, torch.where(square, 0, before))
+        height, width = bottom - top + 1, right - left + 1
+        assert height == size or (height < size and (top == 0 or bottom == 5))
+        assert width == size or (width < size and (left == 0 or right == 4))
+        shapes.add((top, left))
+    assert len(shapes) > 8
+
+
+def test_augmentations_come_one_after_the_other():
+    original = images(8, 3, 6, 5)
+    both = InTurn((CropAndFlip(2, True), Erase(2)))((original,), torch.Generator().manual_seed(3))[0]
+    generator = torch.Generator().manual_seed(3)
+    assert torch.equal(both, Erase(2)(CropAndFlip(2, True)((original,), generator), generator)[0])
 
 
 def test_normalised_training_images_have_mean_zero_and_deviation_one_in_each_channel():
