@@ -10,7 +10,7 @@ from pruneaug.network.layers import Network
 from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.rest import measure_rest, sample_network
 from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult, profile_ops, sole_profile
-from pruneaug.searcher.rules import measured_choices, wanted_choices
+from pruneaug.searcher.rules import dense_ops, measured_choices
 from pruneaug.tasks.protocol import Task
 
 TIMEOUT_S = 120.0  # of silence: one cell takes well under a second, a large layer's reference some seconds
@@ -30,7 +30,7 @@ def profile(
 
 def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
-    wanted_choices(job.network, job.spec.space)  # a rule that matches no layer shows before hours of measuring
+    dense_only = dense_ops(job.network, job.spec.space)  # a rule that matches no layer shows before hours of measuring
     patterns, sparsities = measured_choices(job.network, job.spec.space)
     result = profile_ops(
         dict.fromkeys(layer.op for layer in job.network.layers),
@@ -40,6 +40,7 @@ def profile_job(job: OpenJob, measurer: str = DEFAULT_MEASURER, progress: Progre
         job.store,
         timeout_s=TIMEOUT_S,
         measurer=measurer,
+        dense_only=dense_only,
         progress=stage(progress, "Profile"),
     )
     with sole_profile(job.store.folder):
@@ -65,4 +66,8 @@ def cells_to_measure(job: OpenJob) -> tuple[int, int]:
     """(cells without a time, cells in all) of the job's profile."""
     ops = [layer.op for layer in job.network.layers]
     patterns, sparsities = measured_choices(job.network, job.spec.space)
-    return len(plan(ops, patterns, sparsities, job.store)), len(wanted(ops, patterns, sparsities))
+    dense_only = dense_ops(job.network, job.spec.space)
+    return (
+        len(plan(ops, patterns, sparsities, job.store, dense_only=dense_only)),
+        len(wanted(ops, patterns, sparsities, dense_only=dense_only)),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,15 +56,16 @@ def wanted(
     patterns: Sequence[str],
     sparsities: Sequence[float],
     libraries: Sequence[str] = DENSE_LIBRARIES,
+    dense_only: Collection[Op] = (),
 ) -> tuple[Cell, ...]:
     """Every cell of these ops, grouped by op, first dense by each library.
 
-    Patterns larger than an op's weight matrix have none.
+    Patterns larger than an op's weight matrix have none, and the ops of `dense_only` have no patterns.
     """
     cells: list[Cell] = []
     for op in dict.fromkeys(ops):
         cells += [Cell(op, "dense", 0.0, library) for library in libraries]
-        for pattern in dict.fromkeys(patterns):
+        for pattern in dict.fromkeys(() if op in dense_only else patterns):
             block = parse_pattern(pattern)
             if block is not None and block.fits(op.matrix_shape):
                 cells += [Cell(op, str(block), sparsity) for sparsity in dict.fromkeys(sparsities)]
@@ -77,7 +78,8 @@ def plan(
     sparsities: Sequence[float],
     store: LatencyStore,
     libraries: Sequence[str] = DENSE_LIBRARIES,
+    dense_only: Collection[Op] = (),
 ) -> tuple[Cell, ...]:
     """The wanted cells that have no time in the store; a cell that only has an error is planned again."""
     timed = {cell_of(record) for record in store.load() if record.error is None}
-    return tuple(cell for cell in wanted(ops, patterns, sparsities, libraries) if cell not in timed)
+    return tuple(cell for cell in wanted(ops, patterns, sparsities, libraries, dense_only) if cell not in timed)

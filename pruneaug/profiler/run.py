@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -49,15 +49,16 @@ def profile_ops(
     timeout_s: float,
     measurer: str = DEFAULT_MEASURER,
     libraries: Sequence[str] = DENSE_LIBRARIES,
+    dense_only: Collection[Op] = (),
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure the cells of these ops that the store has no time for.
 
     `timeout_s` is the longest silence of the measuring process before it counts as hung. `libraries` are those that it
-    times dense, `options` are the measurer's keyword arguments. A cell that crashes, hangs or fails becomes a record
-    with an error and is tried again by the next profile. Stopping at any moment, however rudely, loses no record that
-    was reported.
+    times dense, the ops of `dense_only` are timed with no pattern, and `options` are the measurer's keyword arguments.
+    A cell that crashes, hangs or fails becomes a record with an error and is tried again by the next profile. Stopping
+    at any moment, however rudely, loses no record that was reported.
 
     Raises LatencyTableError if the store is another platform's, RunError if another process profiles it,
     MeasurementError if the measuring process does not start, StorageError if a record cannot be written.
@@ -65,7 +66,7 @@ def profile_ops(
     ops = tuple(ops)
     warnings = claim_folder(store.folder, platform)
     with sole_profile(store.folder), WorkerProcess(platform, measurer, timeout_s) as worker:
-        cells = plan(ops, patterns, sparsities, store, libraries)
+        cells = plan(ops, patterns, sparsities, store, libraries, dense_only)
         if cells:
             warnings += busy()
         failed: list[LatencyRecord] = []
@@ -77,7 +78,7 @@ def profile_ops(
                 failed.append(record)
             if progress is not None:
                 progress(done, len(cells), f"{record.op.key} {record.pattern}@{record.sparsity:g} {record.library}")
-    reused = len(wanted(ops, patterns, sparsities, libraries)) - len(cells)
+    reused = len(wanted(ops, patterns, sparsities, libraries, dense_only)) - len(cells)
     return ProfileResult(len(cells) - len(failed), reused, tuple(failed), warnings)
 
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from pruneaug.errors import SpecError
 from pruneaug.network.layers import Layer, Network
-from pruneaug.network.ops import Conv2dOp, LinearOp
+from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 from pruneaug.sparsity.patterns import LayerChoice, parse_pattern
 from pruneaug.spec.models import LayerRule, SpaceSpec
 
@@ -25,6 +25,13 @@ def wanted_choices(network: Network, spec: SpaceSpec) -> dict[str, tuple[LayerCh
             f"{', '.join(wanted)} must stay dense; add smaller patterns to `space.patterns` or remove `dense: true`"
         )
     return wanted
+
+
+def dense_ops(network: Network, spec: SpaceSpec) -> frozenset[Op]:
+    """The ops of which every layer must stay dense."""
+    wanted = wanted_choices(network, spec)
+    free = {layer.op for layer in network.layers if wanted[layer.name]}
+    return frozenset(layer.op for layer in network.layers) - free
 
 
 def matching_rule(layer: Layer, rules: Sequence[LayerRule]) -> LayerRule | None:

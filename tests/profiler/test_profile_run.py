@@ -28,7 +28,7 @@ CELLS = wanted(OPS, PATTERNS, SPARSITIES)
 
 
 def profile(folder, *, ops=OPS, platform=ANALYTIC_PLATFORM, timeout_s=30.0, measurer=ANALYTIC_MEASURER, **values):
-    progress = values.pop("progress", None)
+    progress, dense_only = values.pop("progress", None), values.pop("dense_only", ())
     return profile_ops(
         ops,
         PATTERNS,
@@ -37,6 +37,7 @@ def profile(folder, *, ops=OPS, platform=ANALYTIC_PLATFORM, timeout_s=30.0, meas
         LatencyStore(folder),
         timeout_s=timeout_s,
         measurer=measurer,
+        dense_only=dense_only,
         options=values,
         progress=progress,
     )
@@ -48,6 +49,13 @@ def stored(folder):
 
 def errors(result):
     return {(record.op, record.pattern, record.sparsity): record.error for record in result.failed}
+
+
+def test_ops_that_stay_dense_are_measured_with_no_pattern(tmp_path):
+    assert profile(tmp_path, dense_only=OPS[:1]).measured == 2 + 6
+    assert stored(tmp_path).keys() == {cell for cell in CELLS if cell.op == OPS[1] or cell.pattern == "dense"}
+    again = profile(tmp_path)
+    assert (again.measured, again.reused) == (4, 8)
 
 
 def test_a_profile_measures_every_cell_once_and_the_same_again_measures_nothing(tmp_path):

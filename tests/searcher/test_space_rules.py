@@ -2,7 +2,9 @@ import pytest
 from scored_space import NETWORK, TABLE
 
 from pruneaug.errors import LatencyTableError, SpecError
-from pruneaug.searcher.rules import measured_choices
+from pruneaug.network.layers import Layer, Network
+from pruneaug.network.ops import LinearOp
+from pruneaug.searcher.rules import dense_ops, measured_choices
 from pruneaug.searcher.space import build_space, keep_faster
 from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
 from pruneaug.spec.load import parse_job
@@ -93,6 +95,14 @@ def test_what_is_fixed_is_profiled_too():
         layers=[{"match": "c", "fix": {"pattern": "block:4x1", "sparsity": 0.8}}],
     )
     assert measured_choices(NETWORK, spec) == (["block:8x1", "block:4x1"], [0.5, 0.8])
+
+
+def test_an_op_is_profiled_dense_only_if_no_layer_of_it_may_be_sparse():
+    one, other = LinearOp(3, 64, 64), LinearOp(3, 64, 128)
+    network = Network((Layer("a", one), Layer("b", one), Layer("c", other)))
+    rules = [{"match": "a", "dense": True}]
+    assert dense_ops(network, SpaceSpec(layers=rules)) == frozenset()
+    assert dense_ops(network, SpaceSpec(layers=[*rules, {"match": "b", "dense": True}])) == {one}
 
 
 def test_a_fixed_choice_must_fit_and_be_measured():
