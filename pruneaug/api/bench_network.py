@@ -120,7 +120,7 @@ def bench_network(
     rest, predicted_us = None, None
     if best is not None and sampled is not None:
         rest, times = sampled.rest(times[-len(others) :]), times[: -len(others)]
-        predicted_us = predict(network, chosen[best], table.times(rest.layer_factor), rest.rest_us).total_us
+        predicted_us = predict(network, chosen[best], table.scaled(rest.layer_factor), rest.rest_us).total_us
     return {
         "network": name,
         "pattern": pattern,

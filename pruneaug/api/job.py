@@ -98,7 +98,7 @@ class OpenJob:
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
                 "run `pruneaug profile JOB` first"
             )
-        return self.store.table().times(rest.layer_factor), rest.rest_us, warnings
+        return self.store.table().scaled(rest.layer_factor), rest.rest_us, warnings
 
 
 def open_job(job: Job, task: Task | None = None, overrides: Sequence[str] = ()) -> OpenJob:

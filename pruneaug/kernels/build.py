@@ -140,19 +140,15 @@ class Builder:
         bound = []
         for _ in range(copies):
             own = {index: _copied(call.constants[index]) for index in large}
-            constants = list(shared)
-            for index, array in own.items():
-                constants[index] = memory(array)
+            constants = [memory(own[index]) if index in own else one for index, one in enumerate(shared)]
             bound.append(BoundKernel(kernel, constants, list(own.values())))
         return bound
 
     def _kernel(self, call: KernelCall) -> Kernel:
         """Compiled by the first thread that asks; the others wait for it."""
         with self._lock:
-            future = self._compiled.get(call.function)
-            is_first = future is None
-            if future is None:
-                future = self._compiled[call.function] = Future()
+            is_first = call.function not in self._compiled
+            future = self._compiled.setdefault(call.function, Future())
         if is_first:
             try:
                 future.set_result(compile_function(self.target, call.name, call.function)["main"])
@@ -165,7 +161,7 @@ class Builder:
 
 def _copied(array: npt.NDArray[Any]) -> torch.Tensor:
     """By one thread, whatever PyTorch's number of them: their pool would spin while kernels are timed."""
-    copy = torch.empty(array.shape, dtype=torch.from_numpy(array).dtype)
+    copy = torch.empty_like(torch.from_numpy(array))
     np.copyto(copy.numpy(), array)
     return copy
 

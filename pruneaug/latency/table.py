@@ -42,7 +42,7 @@ class LatencyTable:
         self._points = {key: dict(sorted(points.items())) for key, points in self._points.items()}
         self._curves: dict[tuple[Op, str], Callable[[float], float]] = {}
 
-    def times(self, factor: float) -> LatencyTable:
+    def scaled(self, factor: float) -> LatencyTable:
         """The same table with all times multiplied by `factor`."""
         return LatencyTable(
             replace(r, latency_us=r.latency_us * factor, p10_us=r.p10_us * factor, p90_us=r.p90_us * factor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -69,8 +68,11 @@ class Float32Kernels:
         self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers
     ) -> Sequence[LayerKernel]:
         weights, far = Weights(data.matrix, mask, data.bias), cold_bytes(4 * int(mask.sum()))
-        make = partial(LayerKernel, data.op, weights, builder=self._builder, cold_bytes=far, buffers=buffers)
-        return list(self._threads.map(lambda variant: make(variant=variant), variants))
+
+        def make(variant: Variant) -> LayerKernel:
+            return LayerKernel(data.op, weights, variant, self._builder, cold_bytes=far, buffers=buffers)
+
+        return list(self._threads.map(make, variants))
 
     def dense(self, data: OpData, threads: int) -> DenseLayer:
         return DenseLayer(data.op, data.matrix, data.bias, data.x, threads)
