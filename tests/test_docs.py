@@ -52,7 +52,7 @@ def shell_commands() -> list[tuple[str, list[str]]]:
     """(where, words) of every line of a shell block, a prompt and comments removed."""
     commands = []
     for block in blocks("sh", "bash", "console"):
-        for line in block.text.replace("\\\n", " ").splitlines():
+        for line in block.text.replace("\\\n", "").splitlines():
             if words := shlex.split(line.removeprefix("$ "), comments=True):
                 commands.append((str(block), words))
     return commands
