@@ -23,6 +23,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One more than CPUs: many a test waits for processes that it started."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items):
+    """The slow ones first: at the end they would keep one worker busy while the others have nothing left."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def _all_cpus():
     """A test that measures ties its threads to one CPU each; the next one has them all again."""

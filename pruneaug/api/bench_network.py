@@ -34,9 +34,9 @@ from pruneaug.spec.models import PlugIn, SpaceSpec
 from pruneaug.tasks import MODELS
 from pruneaug.tasks.network import NetworkSource, argument_names
 
-_OTHER_SPARSITIES = (0.95, 0.9), (0.7, 0.75)
-"""The rest of a network is measured at other sparsities than what is predicted with it: at the first of each pair that
-differs."""
+_OTHER_SPARSITIES = (0.95, 0.93), (0.85, 0.8)
+"""Beside dense, the rest of a network is measured at other sparsities than what is predicted with it: at the first of
+each pair that differs."""
 
 BEST = "best"
 """In place of a pattern: the fastest of those that a job's space has by default."""
@@ -107,19 +107,20 @@ def bench_network(
     tried, best = benching.fastest(candidates, blocks, platform, rounds, progress)
     pattern = None if best is None else blocks[best]
     # What predicts the network is measured in the same turns: a drift of the machine between them is no error of it.
-    sampled = None if pattern is None else sample_network(model, inputs, network, table, pattern, others)
+    sampled = None if pattern is None else sample_network(model, inputs, network, table, pattern, [*others, 0.0])
     times = benching.measure(
         platform,
         against,
         dense=Subject(OWN_DENSE, export_program(model, inputs), network, dense),
         pruned=None if best is None else candidates[best],
-        more=() if sampled is None else sampled.subjects,
+        more=() if sampled is None else sampled.subjects[:-1],
         rounds=rounds,
         progress=progress,
     )
     rest, predicted_us = None, None
     if best is not None and sampled is not None:
-        rest, times = sampled.rest(times[-len(others) :]), times[: -len(others)]
+        times, samples = times[: -len(others)], times[-len(others) :]
+        rest = sampled.rest([*samples, times[-2]])  # the last but one is dense, the last pruned
         predicted_us = predict(network, chosen[best], table.scaled(rest.layer_factor), rest.rest_us).total_us
     return {
         "network": name,
@@ -131,7 +132,7 @@ def bench_network(
         "rest": None if rest is None else asdict(rest),
         "patterns": tried,
         "kept_dense": kept_dense(network, pattern),
-        "warnings": list(warnings),
+        "warnings": [*warnings, *benching.disturbances(times)],
     }
 
 

@@ -66,7 +66,7 @@ def bench(
         "predicted_ms": _predicted_ms(opened, platform),
         "patterns": [],
         "kept_dense": [],
-        "warnings": list(warnings),
+        "warnings": [*warnings, *disturbances(times)],
     }
 
 
@@ -87,6 +87,17 @@ def described(times: Sequence[NetworkTime], platform: Platform, against: Sequenc
         "skipped": {name: why for name in against if (why := absent_packages(name))},
         "versions": dict(platform.versions) | package_versions(against),
     }
+
+
+def disturbances(times: Sequence[NetworkTime]) -> tuple[str, ...]:
+    """A warning if the machine was not quiet for some runtimes."""
+    names = ", ".join(dict.fromkeys(time.runtime for time in times if time.disturbed))
+    if not names:
+        return ()
+    return (
+        f"the machine did not become quiet while these were measured: {names}; other programs, or other machines on "
+        "the same host, may have slowed them down unequally; measure again when it is quiet",
+    )
 
 
 def _largest(errors: Sequence[float | None]) -> float | None:

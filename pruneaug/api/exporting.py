@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pruneaug.api.benching import BASELINES, compile_only, measure
+from pruneaug.api.benching import BASELINES, compile_only, disturbances, measure
 from pruneaug.api.job import OpenJob, Progress, open_job
 from pruneaug.api.reporting import build_report, write_report
 from pruneaug.errors import RunError
@@ -100,6 +100,7 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
         times = compiled = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress)
     else:
         compiled = () if pruned is None else (compile_only(job.platform, pruned, progress),)
+    warnings += disturbances(times)
     warnings += tuple(f"the artifact could not be saved: {t.save_error}" for t in compiled if t.save_error is not None)
     artifact = None if checkpoint is None else add_artifact(checkpoint, job.platform.name)
     report = describe(times, warnings, None if artifact is None else str(artifact.relative_to(run.path)))

@@ -12,15 +12,19 @@ from tvm.script import tirx as T
 from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.call import KernelCall
 
-_PART = 1 << 15  # floats: 128 KB, which the second cache of a core holds
+SECOND_CACHE = 1 << 15
+"""Floats of a part, 128 KB, which the second cache of a core holds."""
+
+THIRD_CACHE = 1 << 19
+"""Floats of a part, 2 MB, which only a cache that cores share holds, if one does."""
 
 
-def handover_call(target: CpuTarget) -> KernelCall:
-    """The call by which each thread of the target copies what the next thread wrote, float32 [threads * 32768].
+def handover_call(target: CpuTarget, part: int = SECOND_CACHE) -> KernelCall:
+    """The call by which each thread of the target copies what the next thread wrote, float32 [threads * part].
 
     Run it to and fro between two buffers. Cores that share no cache take some four times as long as those that do.
     """
-    return KernelCall("handover", next_parts(target.threads, _PART, target.lanes), (), target.threads * _PART)
+    return KernelCall("handover", next_parts(target.threads, part, target.lanes), (), target.threads * part)
 
 
 @cache

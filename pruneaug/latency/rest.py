@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import lsq_linear
 from torch.export import ExportedProgram
 
@@ -19,6 +20,7 @@ from pruneaug.network.layers import Network
 from pruneaug.sparsity.patterns import LayerChoice, parse_pattern
 
 _LEAST_FACTOR, _LARGEST_FACTOR = 0.5, 2.0  # beyond that it was not the layers that made the difference
+_LEAST_KEPT, _LEAST_US = 1e-3, 1e-3  # of a network without weights, or without layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +46,41 @@ class Rest:
 
     @property
     def rest_us(self) -> float:
-        """What remains without the layers, at least 0."""
-        return self._fitted()[1]
+        """What remains without the layers, at least 0, by one factor for all of them.
 
-    @property
-    def layer_factor(self) -> float:
-        """What a layer takes in the network, as a multiple of its time in the table; 1 where there is one sample.
-
-        In a network a layer's neighbours decide how near its inputs and weights are, which a table can only assume.
+        The least squares of (factor * layers + rest) / latency - 1 over the samples, the factor within its limits.
         """
-        return self._fitted()[0]
-
-    def _fitted(self) -> tuple[float, float]:
-        """(factor, rest): the least squares of (factor * layers + rest) / latency - 1 over the samples."""
-        latencies = np.array([sample.latency_us for sample in self.samples])
-        layers = np.array([sample.layers_us for sample in self.samples])
+        latencies, layers = self._times()
         if layers.min() == layers.max():
-            return 1.0, max(0.0, float((latencies - layers).mean()))
+            return max(0.0, float((latencies - layers).mean()))
         rows = np.stack([layers / latencies, 1 / latencies], axis=1)
         scale = np.array([1.0, latencies.mean()])  # of unknowns alike in size
         bounds = [_LEAST_FACTOR, 0.0], [_LARGEST_FACTOR, np.inf]
-        factor, rest = lsq_linear(rows * scale, np.ones(len(layers)), bounds).x * scale
-        return float(factor), float(rest)
+        return float((lsq_linear(rows * scale, np.ones(len(layers)), bounds).x * scale)[1])
+
+    def layer_factor(self, sparsity: float) -> float:
+        """What a layer of this sparsity takes in the network, as a multiple of its time in the table.
+
+        Each sample has the factor that is right for it, beside the rest; between samples it is linear in the logarithm
+        of the weights kept, beyond them constant. It is 1 where the samples do not differ. In a network a layer's
+        neighbours decide how near its inputs and weights are, which a table can only assume; and the fewer weights a
+        network has, the more of them stay in a cache.
+        """
+        latencies, layers = self._times()
+        if layers.min() == layers.max():
+            return 1.0
+        factors = (latencies - self.rest_us) / np.maximum(layers, _LEAST_US)
+        kept = np.log([max(1 - sample.sparsity, _LEAST_KEPT) for sample in self.samples])
+        order = np.argsort(kept)
+        factor = np.interp(math.log(max(1 - sparsity, _LEAST_KEPT)), kept[order], factors[order])
+        return float(np.clip(factor, _LEAST_FACTOR, _LARGEST_FACTOR))
+
+    def _times(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Of the networks, and of their layers by the table."""
+        return (
+            np.array([sample.latency_us for sample in self.samples]),
+            np.array([sample.layers_us for sample in self.samples]),
+        )
 
 
 def alike(network: Network, pattern: str, sparsity: float) -> dict[str, LayerChoice]:
@@ -78,16 +93,17 @@ def alike(network: Network, pattern: str, sparsity: float) -> dict[str, LayerCho
 
 
 def sampled_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:
-    """The largest, and that which keeps the nearest to six times as much: between them lie most networks of a search.
+    """The largest, that which keeps the nearest to three times as much, and dense: between them lies what searches try.
 
-    The largest alone if none keeps twice as much: noise would decide what the difference says. Empty layers, of
-    sparsity 1, are like no network.
+    The second only if it keeps about twice as much as the largest: noise would decide what a smaller difference says.
+    Empty layers, of sparsity 1, are like no network.
     """
-    sparsities = [sparsity for sparsity in sparsities if sparsity < 1] or sparsities
+    sparsities = [sparsity for sparsity in sparsities if sparsity < 1] or list(sparsities)
     largest = max(sparsities)
     kept = {sparsity: (1 - sparsity) / (1 - largest) for sparsity in sparsities if sparsity < largest}
-    others = [sparsity for sparsity in kept if kept[sparsity] >= 2]
-    return largest, *sorted(others, key=lambda sparsity: abs(math.log(kept[sparsity] / 6)))[:1]
+    others = [sparsity for sparsity in kept if kept[sparsity] > 1.9]
+    nearest = sorted(others, key=lambda sparsity: abs(math.log(kept[sparsity] / 3)))[:1]
+    return tuple(dict.fromkeys((largest, *nearest, 0.0)))
 
 
 def network_digest(program: ExportedProgram, network: Network) -> str:

@@ -42,12 +42,9 @@ class LatencyTable:
         self._points = {key: dict(sorted(points.items())) for key, points in self._points.items()}
         self._curves: dict[tuple[Op, str], Callable[[float], float]] = {}
 
-    def scaled(self, factor: float) -> LatencyTable:
-        """The same table with all times multiplied by `factor`."""
-        return LatencyTable(
-            replace(r, latency_us=r.latency_us * factor, p10_us=r.p10_us * factor, p90_us=r.p90_us * factor)
-            for r in self._latest.values()
-        )
+    def scaled(self, factor: Callable[[float], float]) -> LatencyTable:
+        """The same table with every time multiplied by `factor` of its sparsity."""
+        return LatencyTable(_scaled(record, factor(record.sparsity)) for record in self._latest.values())
 
     def latest(self) -> dict[CellKey, LatencyRecord]:
         """The record that holds for each cell that has a time."""
@@ -142,6 +139,11 @@ def _latest_times(records: Iterable[LatencyRecord]) -> dict[CellKey, LatencyReco
             "keep them in separate folders"
         )
     return latest
+
+
+def _scaled(record: LatencyRecord, factor: float) -> LatencyRecord:
+    times = record.latency_us * factor, record.p10_us * factor, record.p90_us * factor
+    return replace(record, latency_us=times[0], p10_us=times[1], p90_us=times[2])
 
 
 def _time(record: LatencyRecord) -> datetime:

@@ -83,6 +83,11 @@ def vector_extensions(info: dict[str, str], arch: str) -> tuple[str, ...]:
     return tuple(flag for flag in _ISA if flag in flags)
 
 
+def is_virtual(root: Path = ROOT) -> bool:
+    """Whether this is a virtual machine, whose CPUs the host may move; False where the CPU does not tell (ARM)."""
+    return "hypervisor" in _cpuinfo(root).get("flags", "").split()
+
+
 def cache_sizes(root: Path = ROOT) -> tuple[tuple[str, int], ...]:
     """Bytes of one instance of each data cache of CPU 0, by level; empty where the machine does not tell."""
     sizes = {}

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ ROUNDS = 8
 _PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
+_AT_ONCE = 2  # networks that are compiled side by side: a compiler uses one core most of the time
 _REPEATS = 20  # calls whose steps are timed one by one, at most
 
 Progress = Callable[[int, int, str], None]
@@ -63,6 +65,7 @@ class NetworkTime:
     `max_relative_error` is norm(output - expected) / norm(expected) against PyTorch's operators on the same weights.
     `fallbacks` are the operators that have no kernel of ours, each run of them with its share of the time, the largest
     first; None if it is not known. `save_error` says why the compiled network was not saved, if it was to be.
+    `disturbed`: the machine was not quiet in enough of its turns.
     """
 
     runtime: str
@@ -74,6 +77,7 @@ class NetworkTime:
     error: str | None = None
     fallbacks: Mapping[str, float] | None = None
     save_error: str | None = None
+    disturbed: bool = False
 
 
 def time_networks(
@@ -96,6 +100,25 @@ def time_networks(
         errors: dict[int, str] = {}
         accuracy: dict[int, float] = {}
         times: dict[int, list[float]] = {}
+        disturbed: set[int] = set()
+        starting: deque[tuple[int, LineProcess]] = deque()
+
+        def receive() -> None:
+            """From the first that was started: whether it computes what it should."""
+            index, process = starting.popleft()
+            try:
+                accuracy[index] = float(json.loads(process.read(_START_S))["max_relative_error"])
+            except ProcessEnded as error:
+                errors[index] = f"its process {error}"
+                return
+            if accuracy[index] <= _LARGEST_ERROR:
+                processes[index] = process
+            else:
+                errors[index] = (
+                    f"its outputs' relative error must be at most {_LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
+                    "please report it"
+                )
+
         for index, subject in enumerate(subjects):
             if progress is not None:
                 progress(index, len(subjects) + rounds, f"compiling for {subject.runtime}")
@@ -106,17 +129,14 @@ def time_networks(
                     programs[key] = _store(subject.program, Path(folder) / str(len(programs)))
                 masks = Path(folder) / f"masks{index}.safetensors"
                 process.send(programs[key] | _setup(subject, platform, masks))
-                accuracy[index] = float(json.loads(process.read(_START_S))["max_relative_error"])
             except ProcessEnded as error:
                 errors[index] = f"its process {error}"
                 continue
-            if accuracy[index] <= _LARGEST_ERROR:
-                processes[index] = process
-            else:
-                errors[index] = (
-                    f"its outputs' relative error must be at most {_LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
-                    "please report it"
-                )
+            starting.append((index, process))
+            if len(starting) == _AT_ONCE:
+                receive()
+        while starting:
+            receive()
         if rounds:
             turns = TurnTaking(processes, probe, rounds, turn_s)
             done = 0
@@ -127,6 +147,7 @@ def time_networks(
                 done += 1
             errors |= turns.errors
             times = {index: turns.times_us(index) for index in processes}
+            disturbed = {index for index in processes if turns.is_disturbed(index)}
         ours = {index: process for index, process in processes.items() if subjects[index].is_ours}
         fallbacks = {index: _fallbacks(process, times[index], turn_s) for index, process in ours.items() if rounds}
         unsaved = {index: _save(process, subjects[index].save_to) for index, process in ours.items()}
@@ -136,6 +157,7 @@ def time_networks(
             replace(
                 _result(subject.runtime, times.get(index, []), accuracy.get(index), errors.get(index)),
                 fallbacks=fallbacks.get(index),
+                disturbed=index in disturbed,
                 save_error=None if subject.save_to is None else unsaved.get(index, errors.get(index)),
             )
             for index, subject in enumerate(subjects)

@@ -35,13 +35,13 @@ class TurnTaking:
 
     def go_on(self) -> bool:
         """Whether another round is needed: some process lacks quiet turns, and patience has not ended."""
-        return any(self._needs_more(self._turns[index]) for index in self.processes)
+        return any(self._needs_more(index) for index in self.processes)
 
-    def _needs_more(self, turns: _Turns) -> bool:
-        done = len(turns.times_us)
+    def _needs_more(self, index: int) -> bool:
+        done = len(self._turns[index].times_us)
         if self._probe is None or done < self._rounds:
             return done < self._rounds
-        return done < PATIENCE * self._rounds and not enough(turns.probed, self._probe, self._rounds)
+        return done < PATIENCE * self._rounds and self.is_disturbed(index)
 
     def round(self) -> None:
         """One turn of every process."""
@@ -59,6 +59,10 @@ class TurnTaking:
             self._turns[index].times_us.append(times)
             self._turns[index].probed.append((self._before, after))
             self._before = after
+
+    def is_disturbed(self, index: int) -> bool:
+        """Whether a process lacks quiet turns."""
+        return self._probe is not None and not enough(self._turns[index].probed, self._probe, self._rounds)
 
     def times_us(self, index: int) -> list[float]:
         """The microseconds of every call in the quiet turns of a process, or in the least disturbed ones."""

@@ -56,6 +56,17 @@ def measured(computed, monkeypatch):
     return seen
 
 
+def test_a_machine_that_is_not_quiet_is_a_warning(mine, computed, monkeypatch):
+    def times(subjects, platform, **values):
+        return tuple(
+            replace(time, disturbed=time.runtime != "torch") for time in analytic_times(subjects, platform, **values)
+        )
+
+    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    (warning,) = [text for text in bench_network(**mine, against=["torch"], rounds=1)["warnings"] if "become" in text]
+    assert f"not become quiet while these were measured: {OWN_DENSE}, {OWN_SPARSE};" in warning
+
+
 def test_a_network_is_measured_pruned_and_dense_beside_the_others(mine, measured):
     result = bench_network(**mine, against=["torch"], batch=2, threads=1, rounds=3)
     assert result.keys() == KEYS
@@ -68,7 +79,10 @@ def test_a_network_is_measured_pruned_and_dense_beside_the_others(mine, measured
     assert (result["patterns"], result["skipped"]) == ([], {})
     # The last two are those that predict it, in the same turns and at other sparsities.
     assert measured == [(["torch", OWN_DENSE, OWN_SPARSE, OWN_SPARSE, OWN_SPARSE], 3)]
-    assert [sample["sparsity"] for sample in result["rest"]["samples"]] == [0.95, 0.7]
+    samples = result["rest"]["samples"]
+    assert [sample["sparsity"] for sample in samples] == [0.95, 0.85, 0.0]
+    assert samples[2]["latency_us"] == pytest.approx(1e3 * result["latency_ms"][OWN_DENSE])
+    assert samples[0]["latency_us"] < 1e3 * result["latency_ms"][OWN_SPARSE] < samples[1]["latency_us"]
     assert {row["runtime"] for row in result["runtimes"]} == {"torch", OWN_DENSE, OWN_SPARSE}
     assert len(result["runtimes"]) == 3
 

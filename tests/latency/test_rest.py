@@ -1,6 +1,7 @@
 """What a network takes beside its layers, on disk."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -45,19 +46,46 @@ def test_a_rest_is_read_back_as_it_was_written_and_replaced_by_the_next(tmp_path
 @pytest.mark.parametrize(("layers_us", "rest_us"), [(400.5, 600.0), (1000.5, 0.0), (1200.0, 0.0)])
 def test_the_rest_is_what_the_layers_leave_and_never_below_zero(layers_us, rest_us):
     rest = replace(REST, samples=(replace(SPARSE, layers_us=layers_us),))
-    assert (rest.layer_factor, rest.rest_us) == (1.0, rest_us)
+    assert (rest.layer_factor(0.9), rest.rest_us) == (1.0, rest_us)
+
+
+SPARSITIES = 0.95, 0.7, 0.5
 
 
 def samples_of(latencies, layers):
-    return replace(REST, samples=tuple(Sample("block:8x1", 0.9, *pair) for pair in zip(latencies, layers, strict=True)))
+    given = zip(SPARSITIES, latencies, layers)  # as many as there are
+    return replace(REST, samples=tuple(Sample("block:8x1", *values) for values in given))
 
 
 @pytest.mark.parametrize(("factor", "left_us"), [(0.86, 1200.0), (1.0, 70.0), (1.3, 0.0), (1.02, 1e5)])
 def test_two_samples_tell_what_a_layer_takes_in_the_network(factor, left_us):
     layers = [900.0, 5400.0]
     rest = samples_of([factor * us + left_us for us in layers], layers)
-    assert rest.layer_factor == pytest.approx(factor)
+    assert [rest.layer_factor(sparsity) for sparsity in (0.0, 0.7, 0.8, 0.99, 1.0)] == pytest.approx([factor] * 5)
     assert rest.rest_us == pytest.approx(left_us, abs=1e-3)
+
+
+def test_a_layer_takes_what_it_takes_in_networks_as_sparse():
+    rest = samples_of([1300.0, 7600.0, 10100.0], [1000.0, 6000.0, 10000.0])
+    factors = [
+        (latency - rest.rest_us) / us for latency, us in [(1300.0, 1000.0), (7600.0, 6000.0), (10100.0, 10000.0)]
+    ]
+    assert [rest.layer_factor(sparsity) for sparsity in SPARSITIES] == pytest.approx(factors)
+    # 0.85 keeps three times as much as 0.95, and half of what 0.7 does.
+    between = (factors[0] * math.log(2) + factors[1] * math.log(3)) / math.log(6)
+    assert rest.layer_factor(0.85) == pytest.approx(between)
+    assert [rest.layer_factor(sparsity) for sparsity in (1.0, 0.99, 0.2, 0.0)] == pytest.approx(
+        [*factors[:1] * 2, *factors[2:] * 2]
+    )
+    shuffled = replace(rest, samples=(rest.samples[1], rest.samples[2], rest.samples[0]))
+    assert shuffled.layer_factor(0.85) == pytest.approx(between)
+
+
+def test_networks_without_a_layer_in_use_have_a_factor_too():
+    rest = samples_of([500.0, 900.0], [0.0, 400.0])
+    assert rest.rest_us == pytest.approx(500.0, abs=1e-3)
+    assert 0.5 <= rest.layer_factor(0.95) <= 2
+    assert rest.layer_factor(0.7) == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -74,29 +102,31 @@ def test_samples_that_no_sensible_network_has_are_met_as_well_as_one_can(latenci
         return sum(((factor * us + rest_us) / measured - 1) ** 2 for us, measured in zip(layers, latencies))
 
     rest = samples_of(latencies, layers)
-    factors, rests = (0.5 + 1.5 * i / 300 for i in range(301)), [5.0 * i for i in range(301)]
+    factors, rests = [0.5 + 1.5 * i / 300 for i in range(301)], [5.0 * i for i in range(301)]
     best = min(error(factor, rest_us) for factor in factors for rest_us in rests)
-    assert 0.5 <= rest.layer_factor <= 2
     assert rest.rest_us >= 0
-    assert error(rest.layer_factor, rest.rest_us) <= best + 1e-9
+    assert min(error(factor, rest.rest_us) for factor in factors) <= best + 1e-4
+    assert all(0.5 <= rest.layer_factor(sparsity) <= 2 for sparsity in SPARSITIES)
 
 
 def test_samples_of_one_sum_of_layers_leave_these_as_they_are():
     rest = samples_of([1000.0, 1100.0], [900.0, 900.0])
-    assert (rest.layer_factor, rest.rest_us) == (1.0, 150.0)
+    assert (rest.layer_factor(0.95), rest.rest_us) == (1.0, 150.0)
 
 
 @pytest.mark.parametrize(
     ("sparsities", "sampled"),
     [
-        ([0.5, 0.7, 0.8, 0.9, 0.95], (0.95, 0.7)),
-        ([0.95, 0.5], (0.95, 0.5)),
-        ([0.9], (0.9,)),
-        ([0.85, 0.9], (0.9,)),
-        ([0.97, 0.9, 0.85, 0.8], (0.97, 0.8)),
+        ([0.5, 0.7, 0.8, 0.9, 0.95], (0.95, 0.8, 0.0)),
+        ([0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95], (0.95, 0.85, 0.0)),
+        ([0.95, 0.5], (0.95, 0.5, 0.0)),
+        ([0.95, 0.9], (0.95, 0.9, 0.0)),
+        ([0.9], (0.9, 0.0)),
+        ([0.85, 0.9], (0.9, 0.0)),
+        ([0.97, 0.9, 0.85, 0.8], (0.97, 0.9, 0.0)),
         ([0.5, 0.0], (0.5, 0.0)),
-        ([0.5, 0.9, 1.0], (0.9, 0.5)),
-        ([1.0], (1.0,)),
+        ([0.5, 0.9, 1.0], (0.9, 0.5, 0.0)),
+        ([1.0], (1.0, 0.0)),
     ],
 )
 def test_a_network_is_sampled_where_searches_look(sparsities, sampled):

@@ -6,7 +6,7 @@ import pytest
 
 from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.platforms import Platform, detect
-from pruneaug.platforms.detect import cache_sizes, cpu_model, usable_cores, vector_extensions
+from pruneaug.platforms.detect import cache_sizes, cpu_model, is_virtual, usable_cores, vector_extensions
 from pruneaug.testing.platform import ANALYTIC_PLATFORM
 
 X86 = """processor\t: 0
@@ -50,6 +50,14 @@ def test_this_machine_is_detected_and_survives_json():
     assert Platform.from_json(json.loads(json.dumps(platform.to_json()))) == platform
     assert detect() == platform
     assert platform.fingerprint[:6] in platform.name
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [(X86, False), (X86.replace("fma avx ", "fma hypervisor avx "), True), (ARM, False), ("", False)],
+)
+def test_a_virtual_machine_says_so(tmp_path, cpuinfo, expected):
+    assert is_virtual(machine(tmp_path, cpuinfo)) is expected
 
 
 def test_an_x86_machine_is_read_from_its_files(tmp_path):

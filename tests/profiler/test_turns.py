@@ -44,12 +44,16 @@ def take():
 
 
 def test_turns_beside_a_slow_probe_are_left_out(take):
-    assert take(Machine({1, 3})).times_us(7) == [100.0] * 3 + [105.0] * 3 + [106.0] * 3  # 2 and 4 follow slow probes
+    turns = take(Machine({1, 3}))
+    assert turns.times_us(7) == [100.0] * 3 + [105.0] * 3 + [106.0] * 3  # 2 and 4 follow slow probes
+    assert not turns.is_disturbed(7)
 
 
 def test_the_least_disturbed_are_taken_when_patience_ends(take):
     machine = Machine(set(range(2, 100)))
-    assert take(machine).times_us(7) == [100.0] * 3 + [101.0] * 3 + [202.0] * 3
+    turns = take(machine)
+    assert turns.times_us(7) == [100.0] * 3 + [101.0] * 3 + [202.0] * 3
+    assert turns.is_disturbed(7)
     assert machine.turn == 3 * PATIENCE - 1
 
 
