@@ -44,7 +44,9 @@ class LatencyTable:
 
     def scaled(self, factor: Callable[[float], float]) -> LatencyTable:
         """The same table with every time multiplied by `factor` of its sparsity."""
-        return LatencyTable(_scaled(record, factor(record.sparsity)) for record in self._latest.values())
+        records = self._latest.values()
+        factors = {sparsity: factor(sparsity) for sparsity in {record.sparsity for record in records}}
+        return LatencyTable(_scaled(record, factors[record.sparsity]) for record in records)
 
     def latest(self) -> dict[CellKey, LatencyRecord]:
         """The record that holds for each cell that has a time."""
