@@ -33,7 +33,7 @@ ROUNDS = 8
 _PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
 _START_S = 600.0  # torch.compile of a large network takes minutes on few cores
 _LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
-_AT_ONCE = 2  # networks that are compiled side by side: a compiler uses one core most of the time
+_AT_ONCE = 3  # networks that are compiled side by side: a compiler uses one core, and not all of the time
 _REPEATS = 20  # calls whose steps are timed one by one, at most
 
 Progress = Callable[[int, int, str], None]

@@ -32,15 +32,20 @@ class OpData:
         self._scores: dict[tuple[Block, int], torch.Tensor] = {}
 
     def mask(self, block: Block | None, sparsity: float, seed: int) -> torch.Tensor:
-        """A bool mask [N, K] of the pattern, from the same scores for every sparsity."""
+        """A bool mask [N, K] of the pattern, from the same scores for every sparsity.
+
+        Safe to use from several threads.
+        """
         shape = self.op.matrix_shape
         if block is None:
             return torch.ones(shape, dtype=torch.bool)
-        if (block, seed) not in self._scores:
-            if any(cached != block for cached, _ in self._scores):
-                self._scores.clear()  # cells come grouped by pattern: one pattern's scores are enough to keep
-            self._scores[block, seed] = synthetic_scores(shape, block, torch.Generator().manual_seed(seed))
-        return expand_blocks(keep_largest(self._scores[block, seed], sparsity), block, shape)
+        scores = self._scores.get((block, seed))
+        if scores is None:
+            scores = synthetic_scores(shape, block, torch.Generator().manual_seed(seed))
+            # Cells come grouped by pattern: one pattern's scores are enough to keep.
+            kept = {key: value for key, value in self._scores.items() if key[0] == block}
+            self._scores = kept | {(block, seed): scores}
+        return expand_blocks(keep_largest(scores, sparsity), block, shape)
 
     def output(self, mask: torch.Tensor) -> torch.Tensor:
         """The op's output under a mask, as PyTorch computes it."""

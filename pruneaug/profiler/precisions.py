@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import DenseLayer
+from pruneaug.sparsity.patterns import Block
 
 
 class Kernels(Protocol):
@@ -31,9 +33,10 @@ class Kernels(Protocol):
         ...
 
     def bound(
-        self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers
+        self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers, *, cold: bool = True
     ) -> Sequence[LayerKernel | LowpLayer]:
-        """The op under a mask by each variant, its weights as far away as in a network, activations in `buffers`."""
+        """The op under a mask by each variant, its weights as far away as in a network if `cold`, activations in
+        `buffers`."""
         ...
 
     def dense(self, data: OpData, threads: int) -> DenseLayer:
@@ -46,6 +49,22 @@ def kernels_for(platform: Platform, builder: Builder) -> Kernels:
     if platform.dtype == "float32":
         return Float32Kernels(builder)
     return LowpKernels(builder, format_for(platform.dtype, platform.isa))
+
+
+def compile_ahead(
+    kernels: Kernels, data: OpData, asked: Iterable[tuple[Block | None, float, Variant]], threads: int
+) -> None:
+    """Compile the kernels of these patterns at these sparsities side by side: one alone leaves the other cores idle.
+
+    What fails does so again when it is asked for, where it is reported.
+    """
+
+    def compile_one(one: tuple[Block | None, float, Variant]) -> None:
+        block, sparsity, variant = one
+        kernels.bound(data, data.mask(block, sparsity, 0), [variant], Buffers(), cold=False)
+
+    with ThreadPoolExecutor(threads) as pool, contextlib.suppress(Exception):
+        list(pool.map(compile_one, asked))
 
 
 class Float32Kernels:
@@ -65,9 +84,9 @@ class Float32Kernels:
         )  # fmt: skip
 
     def bound(
-        self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers
+        self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers, *, cold: bool = True
     ) -> Sequence[LayerKernel]:
-        weights, far = Weights(data.matrix, mask, data.bias), cold_bytes(4 * int(mask.sum()))
+        weights, far = Weights(data.matrix, mask, data.bias), cold_bytes(4 * int(mask.sum())) if cold else 0
 
         def make(variant: Variant) -> LayerKernel:
             return LayerKernel(data.op, weights, variant, self._builder, cold_bytes=far, buffers=buffers)
@@ -89,9 +108,10 @@ class LowpKernels:
         return lowp_candidates(op, block_rows, sparsity, self._form, self._builder.target, most)
 
     def bound(
-        self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers
+        self, data: OpData, mask: torch.Tensor, variants: Sequence[Variant], buffers: Buffers, *, cold: bool = True
     ) -> Sequence[LowpLayer]:
-        weights, far = Weights(data.matrix, mask, data.bias), cold_bytes(4 * int(mask.sum()) // self._form.per_word)
+        weights = Weights(data.matrix, mask, data.bias)
+        far = cold_bytes(4 * int(mask.sum()) // self._form.per_word) if cold else 0
         precision = Precision(self._form, *_quantisation(data, mask))
         return [
             LowpLayer(data.op, weights, variant, self._builder, precision, cold_bytes=far, buffers=buffers)

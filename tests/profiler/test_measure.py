@@ -83,13 +83,13 @@ def test_a_kernel_that_computes_something_else_becomes_an_error_record(measurer,
 
 
 def test_a_kernel_that_raises_becomes_an_error_record_and_the_next_cell_is_measured(measurer, monkeypatch):
-    working = precisions.LayerKernel
+    class Failing(precisions.LayerKernel):
+        def __init__(self, op, weights, *args, **kwargs):
+            if weights.mask.float().mean() > 0.4:
+                raise RuntimeError("told to fail")
+            super().__init__(op, weights, *args, **kwargs)
 
-    def fail_once(*args, **kwargs):
-        monkeypatch.setattr(precisions, "LayerKernel", working)
-        raise RuntimeError("told to fail")
-
-    monkeypatch.setattr(precisions, "LayerKernel", fail_once)
+    monkeypatch.setattr(precisions, "LayerKernel", Failing)
     first, second = measurer.measure(LINEAR, [Cell(LINEAR, "block:4x1", 0.5), Cell(LINEAR, "block:4x1", 0.9)])
     assert (first.error, second.error) == ("RuntimeError: told to fail", None)
 
