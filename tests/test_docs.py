@@ -18,6 +18,9 @@ from pruneaug.sparsity.masks import check_mask, mask_sparsity
 from pruneaug.sparsity.matrix import weight_matrix
 from pruneaug.sparsity.patterns import Block, LayerChoice
 from pruneaug.spec import load_job, parse_job
+from pruneaug.tasks.build import TASKS
+from pruneaug.tasks.models import MODELS
+from pruneaug.tasks.network import argument_names
 from pruneaug.testing.contracts import PrunerContract
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +127,22 @@ def test_yaml_blocks_are_yaml_and_those_titled_job_are_jobs(block):
     value = yaml.safe_load(block.text)
     if block.title == "job.yaml":
         parse_job(value, source=str(block))
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"), [(TASKS, name) for name in TASKS.names()] + [(MODELS, name) for name in MODELS.names()]
+)
+def test_the_options_of_tasks_and_networks_are_documented(registry, name):
+    page = (ROOT / "docs" / "tasks-and-networks.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    options = {option for option in argument_names(registry.load(name)) if option != "model"}
+    own = [f"| `{name}`" == row[0] for row in cells]
+    assert sum(own) == 1
+    if registry is MODELS:
+        documented = set(re.findall(r"`(\w+)`", cells[own.index(True)][2]))
+    else:
+        documented = {option for row in cells if f"`{name}`" in row[1] for option in re.findall(r"`(\w+)`", row[0])}
+    assert options == documented - {"A", "B"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
