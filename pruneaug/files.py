@@ -34,6 +34,21 @@ def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(f"cannot write {os.fspath(path)}: {error.strerror or error}; {way_out}") from error
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises StorageError unless files can be made in the folder; it is left as it was, missing if it was missing."""
+    with storage_errors(path):
+        target = Path(os.path.realpath(path))
+        missing = [folder for folder in (target, *target.parents) if not folder.exists()]
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            (probe := target / f".probe.{os.getpid()}").touch()
+            probe.unlink()
+        finally:
+            for folder in missing:
+                with contextlib.suppress(OSError):  # another process may have begun to use it
+                    folder.rmdir()
+
+
 def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace the file by `text` (UTF-8): readers see the old file or the new one, never a part.
 

@@ -42,16 +42,22 @@ class Registry:
             f"known are {', '.join(known)}, and your own by 'package.module:attr'"
         )
 
-    def create(self, name: str, options: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """`load(name)(*args, **kwargs, **options)`: `options` come from the user, the rest from pruneaug.
-
-        Raises PluginError if an option is unknown or missing, or if the plug-in refuses its value.
-        """
+    def check(self, name: str, options: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The plug-in, if it may be called as `create` does. Raises PluginError if an option is unknown or missing."""
         plugin = self.load(name)
         who = f"the {self.kind} plug-in {name!r}"
         if not callable(plugin):
             raise PluginError(f"{who} must be a class or a function, but is {plugin!r}")
         check_options(who, plugin, options, args, kwargs)
+        return plugin
+
+    def create(self, name: str, options: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """`load(name)(*args, **kwargs, **options)`: `options` come from the user, the rest from pruneaug.
+
+        Raises PluginError if an option is unknown or missing, or if the plug-in refuses its value.
+        """
+        plugin = self.check(name, options, *args, **kwargs)
+        who = f"the {self.kind} plug-in {name!r}"
         try:
             return plugin(*args, **kwargs, **options)
         except PruneaugError:

@@ -7,7 +7,7 @@ import pytest
 
 from pruneaug import files
 from pruneaug.errors import StorageError
-from pruneaug.files import append_line, atomic_file, atomic_write_bytes, atomic_write_text, storage_errors
+from pruneaug.files import append_line, atomic_file, atomic_write_bytes, atomic_write_text, check_folder, storage_errors
 
 
 def raise_no_space(*_args, **_kwargs):
@@ -161,3 +161,17 @@ def test_processes_append_to_the_same_file_without_mixing_lines(tmp_path):
     lines = path.read_text().splitlines()
     assert len(lines) == 150
     assert set(lines) == expected
+
+
+def test_a_folder_is_checked_and_left_as_it_was(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_text("x")
+    check_folder(tmp_path / "there" / "new")
+    check_folder(tmp_path / "there")
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["file"]
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        check_folder(tmp_path / "there" / "file" / "run")
+    with pytest.raises(StorageError, match="cannot write /proc/no/run"):
+        check_folder("/proc/no/run")

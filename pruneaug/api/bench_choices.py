@@ -8,9 +8,17 @@ from pruneaug.errors import InputError
 from pruneaug.network.ops import Op
 from pruneaug.sparsity.patterns import parse_pattern
 
+BEST = "best"
+"""In place of a pattern of `bench_network`: the fastest of those that a job's space has by default."""
+
 
 def check_patterns(patterns: Sequence[str]) -> list[str]:
     """The patterns in their one spelling, each once. Raises InputError for none, for a wrong one and for "dense"."""
+    if BEST in patterns:
+        raise InputError(
+            f"`{BEST}` must stand alone, and for whole networks: `bench network NAME --pattern {BEST}` chooses it; but "
+            f"got {', '.join(patterns)}; name blocks, such as block:8x1"
+        )
     blocks = [parse_pattern(pattern) for pattern in patterns]
     if not blocks or None in blocks:
         raise InputError(

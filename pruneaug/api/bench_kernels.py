@@ -57,7 +57,9 @@ def bench_kernels(
     for sparsity in sparsities:
         check_sparsity(sparsity)
     if not checked:
-        raise InputError("a benchmark of kernels needs an op, but got none; name one, such as linear-t128-i768-o768")
+        raise InputError(
+            "a benchmark of kernels needs an op, but got none; name one in `ops`, such as linear-t128-i768-o768"
+        )
     _check_dtype(dtype)
     check_peers(against, dtype)
     absent = {name: why for name in against if (why := absent_peer(name, dtype))}

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from pruneaug.api import benching
-from pruneaug.api.bench_choices import check_patterns, check_sparsity, fits, matrix_size
+from pruneaug.api.bench_choices import BEST, check_patterns, check_sparsity, fits, matrix_size
 from pruneaug.api.bench_kernels import measure_ops
 from pruneaug.api.job import Progress
-from pruneaug.errors import InputError
+from pruneaug.errors import InputError, NetworkError
 from pruneaug.exporter.checkpoint import INFO
 from pruneaug.latency.network import predict
 from pruneaug.latency.rest import alike
@@ -38,15 +38,15 @@ _OTHER_SPARSITIES = (0.95, 0.93), (0.85, 0.8)
 """Beside dense, the rest of a network is measured at other sparsities than what is predicted with it: at the first of
 each pair that differs."""
 
-BEST = "best"
-"""In place of a pattern: the fastest of those that a job's space has by default."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One random example: [channels, height, width] of an image, or [tokens] with the number of different tokens."""
+    """One random example: [channels, height, width] of an image, or [tokens] with the number of different tokens.
 
-    shape: tuple[int, ...]
+    What is left out is, of a network in SAMPLES, as there.
+    """
+
+    shape: tuple[int, ...] = ()
     vocabulary: int | None = None
 
 
@@ -92,7 +92,7 @@ def bench_network(
     blocks = check_patterns(SpaceSpec().patterns if wants_best else patterns)
     model, inputs = build_network(name, sample=sample, batch=batch, seed=seed, trust_code=trust_code)
     platform = detect(threads)
-    network = find_layers(model, inputs)
+    network = layers_of(name, model, inputs)
     if wants_best:
         blocks = [block for block in blocks if any(fits(layer.op, block) for layer in network.layers)]
     if sparsity == 0:
@@ -155,10 +155,11 @@ def build_network(
             f"{did_you_mean(name, MODELS.names())}; networks are {', '.join(MODELS.names())}, and your own by "
             "'package.module:callable'"
         )
-    sample = sample or SAMPLES.get(name)
-    if sample is None or not sample.shape or min(sample.shape) < 1:
+    asked, usual = sample or Sample(), SAMPLES.get(name, Sample())
+    sample = Sample(asked.shape or usual.shape, asked.vocabulary or usual.vocabulary)
+    if not sample.shape or min(sample.shape) < 1:
         raise InputError(
-            f"the network {name!r} needs the shape of one input, but got {sample and list(sample.shape)}; for example "
+            f"the network {name!r} needs the shape of one input, but got {list(sample.shape) or 'none'}; for example "
             "--shape 3x224x224 for an image, or --shape 128 --vocabulary 30522 for a text"
         )
     facts: dict[str, int] = {}
@@ -172,6 +173,24 @@ def build_network(
     if sample.vocabulary is None:
         return model.eval(), (torch.randn(size, generator=generator),)
     return model.eval(), (torch.randint(0, sample.vocabulary, size, generator=generator),)
+
+
+def layers_of(name: str, model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
+    """`find_layers`, for inputs whose shape came from a Sample. Raises InputError if the network does not take them."""
+    try:
+        return find_layers(model, inputs)
+    except NetworkError as error:
+        if error.__cause__ is None:
+            raise
+        shape = "x".join(map(str, inputs[0].shape[1:]))
+        kind = "numbers" if inputs[0].is_floating_point() else "tokens"
+        known = SAMPLES.get(name)
+        usual = "" if known is None else f"; it is built for {'x'.join(map(str, known.shape))}"
+        raised = f"{type(error.__cause__).__name__}: {error.__cause__}"
+        raise InputError(
+            f"the network {name!r} must run on inputs of the `sample` (--shape), but with {kind} of {shape} it raised "
+            f"{raised}{usual}; give --shape CHANNELSxHEIGHTxWIDTH, or --shape TOKENS --vocabulary SIZE"
+        ) from error
 
 
 def prune(model: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], block: str, sparsity: float) -> Subject:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
+
 from pruneaug.api.job import Job, OpenJob, open_job
 from pruneaug.api.profiling import cells_to_measure
 from pruneaug.errors import LatencyTableError
 from pruneaug.latency.network import predict
 from pruneaug.platforms import match_platform
+from pruneaug.searcher.objective import check_reachable
 from pruneaug.searcher.rules import wanted_choices
 from pruneaug.searcher.space import build_space
 from pruneaug.searcher.study import make_plugins
@@ -22,8 +25,9 @@ _CELL_S = 0.2  # about what one cell of a profile takes
 def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     """Layers, size of the space, table coverage, dense and best reachable latency, and the time that a run would take.
 
-    One training step is run for the estimate. Latencies are None where the platform was not profiled yet.
-    Raises InputError for a job that could not run.
+    One training step is run for the estimate, and one validation batch to check its labels. Latencies are None where
+    the platform was not profiled yet.
+    Raises InputError for a job that could not run, a limit of latency that no network of the space reaches included.
     """
     opened = open_job(job, task)
     make_plugins(opened.spec)
@@ -33,6 +37,7 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     missing, cells = cells_to_measure(opened)
     search, training = opened.spec.search, opened.spec.finetune
     step_s = _step_s(opened, training.trial)
+    _check_validation(opened, training.trial)
     facts: dict[str, Any] = {
         "platform": opened.platform.name,
         "layers": [
@@ -56,11 +61,9 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
         space = build_space(opened.network, opened.spec.space, table)
     except LatencyTableError:
         return facts
-    return facts | {
-        "space_size": space.size(),
-        "latency_ms_dense": predict(opened.network, {}, table, rest_us).total_us / 1e3,
-        "latency_ms_best": space.best_possible_us(rest_us) / 1e3,
-    }
+    dense_us, best_us = predict(opened.network, {}, table, rest_us).total_us, space.best_possible_us(rest_us)
+    check_reachable(search, dense_us, best_us)
+    return facts | {"space_size": space.size(), "latency_ms_dense": dense_us / 1e3, "latency_ms_best": best_us / 1e3}
 
 
 def _step_s(job: OpenJob, spec: TrainSpec) -> float:
@@ -73,6 +76,13 @@ def _step_s(job: OpenJob, spec: TrainSpec) -> float:
         job.task.loss(model(*batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
         seconds = time.perf_counter() - start
     return seconds
+
+
+def _check_validation(job: OpenJob, spec: TrainSpec) -> None:
+    """Raises TaskError if the labels are none of the network's, before a dense training that would find it out."""
+    batch = next(iter(job.task.batches("validation", spec.batch_size)))
+    with torch.no_grad():
+        job.task.loss(job.task.build_model().eval()(*batch.inputs), batch)
 
 
 def _training_s(job: OpenJob, spec: TrainSpec, step_s: float) -> float:

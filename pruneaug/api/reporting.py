@@ -18,7 +18,7 @@ from pruneaug.latency.network import NetworkLatency
 from pruneaug.latency.table import LatencyTable
 from pruneaug.profiler.network import NetworkTime
 from pruneaug.report import VERSION, read_report, render_comparison, render_html, verdict
-from pruneaug.report.analysis import analysis
+from pruneaug.report.analysis import analysis, dense_caution
 from pruneaug.report.compare import check_same_task, comparison
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.report.folder import constraint_of, is_driven, trial_numbers, trial_row
@@ -54,8 +54,10 @@ def build_report(
     spec = public_settings(job.spec)
     raw = [records[number].to_json() for number in sorted(records)]
     weights = sum(parameter.numel() for parameter in dense_model.parameters())
+    known = read_json(run.dense / "record.json")
     dense = {
-        "accuracy_validation": read_json(run.dense / "record.json")["accuracy_validation"],
+        "accuracy_validation": known["accuracy_validation"],
+        "accuracy_chance": known.get("accuracy_chance"),
         "accuracy_test": scores.dense,
         "latency_ms_predicted": predicted_dense.total_us / 1e3,
         **_measured(by_runtime.get(OWN_DENSE)),
@@ -108,6 +110,8 @@ def build_report(
             *(f"{t.runtime} could not be measured: {t.error}" for t in times if t.error is not None),
         ],
     }
+    if (caution := dense_caution(data)) is not None:
+        data["warnings"].insert(0, caution)
     return {**data, "analysis": analysis(data), "verdict": verdict(data)}
 
 

@@ -8,6 +8,7 @@ from pruneaug.api.exporting import Exported, export_job
 from pruneaug.api.job import Job, Progress, open_job
 from pruneaug.api.profiling import profile_job
 from pruneaug.api.searching import search_job
+from pruneaug.files import check_folder
 from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult
 from pruneaug.searcher.rundir import RunDir
 from pruneaug.searcher.study import make_plugins
@@ -24,6 +25,7 @@ def run(
     opened = open_job(job, task)
     make_plugins(opened.spec)  # a name that is none shows before hours of measuring
     run_dir = RunDir(opened.spec.run)
+    check_folder(run_dir.path)
     # A search keeps the times it began with: a cell that failed then must not get one now.
     if not run_dir.info.exists():
         _warn(profile_job(opened, measurer, progress))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from pruneaug.api.bench_kernels import LIBRARIES, bench_kernels
-from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint
+from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint, layers_of
 from pruneaug.api.benching import BASELINES, bench
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.cli.tables import bench_table, kernels_table
 from pruneaug.errors import InputError
-from pruneaug.network.layers import find_layers
 from pruneaug.profiler.network import ROUNDS
+from pruneaug.profiler.op_peers import PEERS
+from pruneaug.profiler.runtimes import RUNTIMES
 from pruneaug.report import Progress
+
+NONE = "none"
+"""In place of the runtimes to compare with."""
 
 
 class _Group(TyperGroup):
@@ -33,11 +38,18 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Threads = Annotated[int | None, typer.Option(help="CPU threads; none: one per core, or what a checkpoint is for.")]
-Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass; none: 1.")]
-Shape = Annotated[str | None, typer.Option(help="Of one input, as 3x224x224 or 128; none: what the network is for.")]
-Vocabulary = Annotated[int | None, typer.Option(help="Different tokens of a text; none: numbers, not tokens.")]
-Seed = Annotated[int | None, typer.Option(help="Of the random weights and inputs; none: 0.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: one per core, or what a checkpoint is for.")]
+Batch = Annotated[int | None, typer.Option(help="Samples in one forward pass; default: 1.")]
+Shape = Annotated[
+    str | None, typer.Option(help="Of one input, as 3x224x224 or 128; default: what a built-in network is for.")
+]
+Vocabulary = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="How many different tokens a text has; default: of a built-in network, else the inputs are numbers."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Of the random weights and inputs; default: 0.")]
 Trust = Annotated[bool, typer.Option("--trust-code", help="Run the code that is named for the network.")]
 
 
@@ -45,12 +57,15 @@ Trust = Annotated[bool, typer.Option("--trust-code", help="Run the code that is 
 def network(
     name: Annotated[str, typer.Argument(metavar="NAME|CHECKPOINT", help="A network's name, or a checkpoint folder.")],
     sparsity: Annotated[
-        float | None, typer.Option(help="Of every layer of a named network; 0: only dense; none: 0.9.")
+        float | None,
+        typer.Option(help="Of every layer of a named network; default: 0.9; with 0 only dense is measured."),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="Blocks, with commas, or `best`: the fastest is chosen; none: block:8x1.")
+        str | None, typer.Option(help="Blocks, with commas, or `best`: the fastest is chosen; default: block:8x1.")
     ] = None,
-    against: Annotated[str, typer.Option(help="Runtimes of the dense network, with commas.")] = ",".join(BASELINES),
+    against: Annotated[
+        str, typer.Option(help="Runtimes of the dense network, with commas; `none`: only our own.")
+    ] = ",".join(BASELINES),
     batch: Batch = None,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each runtime.")] = ROUNDS,
@@ -73,7 +88,12 @@ def network(
         raise InputError(f"a checkpoint has its own {', '.join(options)}, but {name!r} is one; leave the option out")
     with Progress() as progress:
         verb = bench if is_checkpoint(name) else bench_network
-        options |= {"against": _split(against), "threads": threads, "rounds": rounds, "trust_code": trust_code}
+        options |= {
+            "against": _rivals(against, RUNTIMES),
+            "threads": threads,
+            "rounds": rounds,
+            "trust_code": trust_code,
+        }
         result = verb(name, progress=progress.update, **options)
     print_json(result) if as_json else console().print(bench_table(result))
 
@@ -86,7 +106,10 @@ def kernels(
     sparsity: Annotated[str, typer.Option(help="Sparsities, with commas.")] = "0.9",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
     against: Annotated[
-        str, typer.Option(help="Libraries that compute the layers dense, with commas: torch, onnxruntime, openvino.")
+        str,
+        typer.Option(
+            help="Libraries that compute the layers dense, with commas: torch, onnxruntime, openvino; `none`: only us."
+        ),
     ] = ",".join(LIBRARIES),
     batch: Batch = None,
     threads: Threads = None,
@@ -97,10 +120,14 @@ def kernels(
 ) -> None:
     """Measure layers by our kernels and by dense libraries, beside the peak of the CPU."""
     ops: list[Any] = list(op or ())
+    if not ops and network is None:
+        raise InputError(
+            "`bench kernels` needs layers, but got none; give --op linear-t128-i768-o768 or --network NAME"
+        )
     if network is not None:
         sample = _sample(shape, vocabulary)
         model, inputs = build_network(network, sample=sample, batch=batch or 1, trust_code=trust_code)
-        ops += [layer.op for layer in find_layers(model, inputs).layers]
+        ops += [layer.op for layer in layers_of(network, model, inputs).layers]
     with Progress() as progress:
         result = bench_kernels(
             ops,
@@ -108,7 +135,7 @@ def kernels(
             sparsities=[_number(text) for text in _split(sparsity)],
             dtype=dtype,
             threads=threads,
-            against=_split(against),
+            against=_rivals(against, PEERS.get(dtype, ())),
             progress=progress.update,
         )
     print_json(result) if as_json else console().print(kernels_table(result))
@@ -116,6 +143,16 @@ def kernels(
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _rivals(text: str, known: Iterable[str]) -> list[str]:
+    """Raises InputError for an empty list: who wants to compare with nothing says `none`."""
+    names = _split(text)
+    if not names:
+        raise InputError(
+            f"--against must name some of {', '.join(known)}, or `none`, but got {text!r}; or leave it out"
+        )
+    return [] if names == [NONE] else names
 
 
 def _number(text: str) -> float:
@@ -129,7 +166,9 @@ def _sample(shape: str | None, vocabulary: int | None) -> Sample | None:
     """Raises InputError for a shape that is none."""
     if shape is None and vocabulary is None:
         return None
-    sizes = (shape or "").split("x")
+    if shape is None:
+        return Sample(vocabulary=vocabulary)
+    sizes = shape.split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise InputError(f"--shape must read like 3x224x224 for an image or 128 for a text, but got {shape!r}")
     return Sample(tuple(map(int, sizes)), vocabulary)

@@ -66,7 +66,7 @@ def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run folder; several of one task: compared.")],
     page: Annotated[
         str | None,
-        typer.Option(help="The page's file; none: RUN/report.html, or of several FIRST_RUN/comparison.html."),
+        typer.Option(help="The page's file; default: RUN/report.html, or of several FIRST_RUN/comparison.html."),
     ] = None,
     as_json: Json = False,
 ) -> None:

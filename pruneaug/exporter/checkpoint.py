@@ -198,9 +198,11 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
+        inner = path.parent / "checkpoint"  # of a run folder
+        found = (inner / path.name).exists()
+        hint = f"did you mean {inner}?" if found else "name the folder that `pruneaug export RUN` printed"
         raise CheckpointError(
-            f"a checkpoint must hold {path.name}, but {path} cannot be read ({error.strerror}); "
-            "name the folder that `pruneaug export RUN` printed"
+            f"a checkpoint must hold {path.name}, but {path} cannot be read ({error.strerror}); {hint}"
         ) from error
 
 

@@ -33,7 +33,8 @@ def detect(
     cores = usable_cores(logical, root)
     if threads is not None and not 1 <= threads <= len(logical):
         raise SpecError(
-            f"platform.threads must be between 1 and the {len(logical)} CPUs of this process, but got {threads}"
+            f"threads (--threads, or platform.threads of a job) must be between 1 and the {len(logical)} CPUs of this "
+            f"process, but got {threads}; leave it out for one per core"
         )
     arch = {"arm64": "aarch64", "AMD64": "x86_64"}.get(python_platform.machine(), python_platform.machine())
     info = _cpuinfo(root)

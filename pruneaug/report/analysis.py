@@ -8,6 +8,7 @@ from typing import Any
 
 from pruneaug.report.data import Data, chosen_trial, is_number, max_accuracy_loss, rows, section
 from pruneaug.report.front import Point, Reference, Step, covered_over_epochs, pareto_front
+from pruneaug.tasks.chance import undertrained
 
 FASTER_BY = 0.10
 """The share of the chosen network's latency whose price in accuracy is estimated."""
@@ -87,12 +88,31 @@ def faster_cost(data: Data) -> dict[str, Any] | None:
         "estimate": estimate,
         "high": None if faster is None else faster.loss,
         "high_trial": None if faster is None else faster.trial,
-        "error": _standard_error(data),
+        "error": _standard_error(data, "dense"),
     }
 
 
-def _standard_error(data: Data) -> float | None:
-    accuracy, examples = section(data, "dense").get("accuracy_validation"), data.get("validation_examples")
+def gain_noise(data: Data) -> float | None:
+    """What the difference of the two validation accuracies scatters by, as a fraction; None where it is not known.
+
+    One standard error, sqrt(p (1 - p) / n + q (1 - q) / n), or the spread over seeds if that is more.
+    """
+    dense, best = _standard_error(data, "dense"), _standard_error(data, "best")
+    spread = section(section(data, "best"), "repeats").get("spread")
+    both = None if dense is None or best is None else math.hypot(dense, best)
+    return max((value for value in (both, spread) if is_number(value)), default=None)
+
+
+def dense_caution(data: Data) -> str | None:
+    """A warning if the dense network is hardly better than guessing; None if it is, or if that is not known."""
+    dense = section(data, "dense")
+    accuracy, chance = dense.get("accuracy_validation"), dense.get("accuracy_chance")
+    return undertrained(accuracy, chance) if is_number(accuracy) and is_number(chance) else None
+
+
+def _standard_error(data: Data, key: str) -> float | None:
+    """Of the validation accuracy of the `dense` or the `best` network, as a fraction; None where it is not known."""
+    accuracy, examples = section(data, key).get("accuracy_validation"), data.get("validation_examples")
     if not is_number(accuracy) or not is_number(examples) or examples < 1:
         return None
     return math.sqrt(max(accuracy * (1 - accuracy), 0.0) / examples)

@@ -31,7 +31,8 @@ def bar_with_spread(
     if low is not None and high is not None:
         start, end = _share(low, full), _share(high, full)
         pieces.append(svg.element("line", x1=start, x2=end, y1="50%", y2="50%", class_="whisker"))
-        pieces += [svg.element("line", x1=x, x2=x, y1="36%", y2="64%", class_="whisker") for x in (start, end)]
+        ends = [start, end] if high <= full else [start]  # one that goes on outside has no end here
+        pieces += [svg.element("line", x1=x, x2=x, y1="36%", y2="64%", class_="whisker") for x in ends]
     if mark is not None:
         x = _share(mark, full)
         pieces.append(svg.element("line", x1=x, x2=x, y1="4%", y2="96%", class_="predicted"))

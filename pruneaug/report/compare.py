@@ -18,9 +18,30 @@ from pruneaug.report.insight import covered_chart, reference_words
 from pruneaug.report.lines import Chart, Series, figure, legend_line
 from pruneaug.report.sections import titled_section
 from pruneaug.report.verdict import headline
-from pruneaug.report.words import MISSING, milliseconds, percent, points, seconds, times
+from pruneaug.report.words import (
+    MISSING,
+    epochs,
+    lost_points,
+    milliseconds,
+    percent,
+    points,
+    seconds,
+    signed_points,
+    times,
+)
 
-COLUMNS = ("Run", "Strategy", "Verdict", "Latency", "Speed-up", "Lost, points", "Trials", "Epochs", "Time", "Covered")
+COLUMNS = (
+    "Run",
+    "Strategy",
+    "Verdict",
+    "Latency",
+    "Speed-up",
+    "Accuracy, points",
+    "Trials",
+    "Epochs",
+    "Time",
+    "Covered",
+)
 
 
 def check_same_task(runs: Sequence[Data]) -> None:
@@ -111,9 +132,9 @@ def _rows(runs: Sequence[Data]) -> list[list[str]]:
                 headline(run),
                 milliseconds(latency),
                 times(ratio(section(run, "dense").get("latency_ms_predicted"), latency)),
-                points(accuracy_loss(run, "validation")),
+                signed_points(accuracy_loss(run, "validation")),
                 str(len(run.get("trials") or ())),
-                f"{search['epochs']:,.1f}" if is_number(search.get("epochs")) else MISSING,
+                epochs(search.get("epochs")),
                 seconds(search.get("seconds")),
                 covered,
             ]
@@ -193,7 +214,7 @@ def _front(
 
 
 def _says(name: str, point: Point) -> str:
-    return f"{name}, trial {point.trial}: {milliseconds(point.latency_ms)}, {points(point.loss)} points lost"
+    return f"{name}, trial {point.trial}: {milliseconds(point.latency_ms)}, {lost_points(point.loss)}"
 
 
 def _task(run: Data) -> str:

@@ -81,6 +81,14 @@ def layer_table(data: Data) -> Table:
     table = _table("Layer by layer")
     table.add_column("layer", overflow="fold")
     table.add_column("op", style="dim")
+    if not section(data, "best"):  # only the dense network is there
+        table.add_column("dense", justify="right")
+        for layer in rows(data, "layers"):
+            row = (Text(str(layer.get("name"))), describe_op(layer.get("op")))
+            table.add_row(*row, microseconds(layer.get("latency_us_dense")))
+        table.add_section()
+        table.add_row("rest of the network", "", microseconds(data.get("rest_us")))
+        return table
     table.add_column("pattern")
     for name in ("sparsity", "dense", "pruned", "speed-up"):
         table.add_column(name, justify="right")

@@ -14,9 +14,22 @@ from pruneaug.report.holding import Holding, holding_words, holdings
 from pruneaug.report.layers import pattern_words
 from pruneaug.report.lines import Chart, Series, figure
 from pruneaug.report.sections import titled_section
-from pruneaug.report.words import MISSING, milliseconds, percent, points, seconds, times
+from pruneaug.report.words import (
+    MISSING,
+    epoch_words,
+    has_lost,
+    lost_points,
+    milliseconds,
+    percent,
+    points,
+    seconds,
+    signed_points,
+    times,
+)
 
 _SHOWN = 12
+_FULL_BARS = (0.05, 0.1, 0.25, 0.5, 1.0)
+"""What a full bar may stand for: the least that holds the largest share."""
 _NUM = ' class="num"'
 
 
@@ -27,15 +40,18 @@ def faster_words(data: Data) -> str:
         return ""
     goal = f"The next {percent(FASTER_BY, 0)} of latency"
     goal += f" (from {milliseconds(cost['from_ms'])} to {milliseconds(cost['to_ms'])})"
-    slower = f"trial {cost['low_trial']} lost {points(cost['low'])}"
+    slower = f"trial {cost['low_trial']} {has_lost(cost['low'])}"
     error = "" if cost["error"] is None else f" One standard error of the accuracy is {points(cost['error'])} points."
     if cost["estimate"] is None:
-        return f"{goal}: no trial that fast was trained to its end, so its price is not known; {slower} points.{error}"
+        return f"{goal}: no trial that fast was trained to its end, so its price is not known; {slower}.{error}"
     more, loss, now = cost["estimate"] - cost["loss_now"], cost["estimate"], cost["loss_now"]
+    price = f"about {points(more)} points of accuracy" if more > 0 else "no accuracy"
+    then, before = lost_points(loss), lost_points(now)
+    before = points(abs(now)) if then.split()[-1] == before.split()[-1] else before
     return (
-        f"{goal} would cost about {points(more)} points of accuracy, {points(loss)} lost instead of {points(now)}: "
+        f"{goal} would cost {price}, {then} instead of {before}: "
         f"it lies between two trials of the front: {slower}, and trial {cost['high_trial']}, faster than that, "
-        f"{points(cost['high'])}, after their short fine-tuning.{error}"
+        f"{has_lost(cost['high'])}, after their short fine-tuning.{error}"
     )
 
 
@@ -45,10 +61,10 @@ def cost_words(data: Data) -> str:
     epochs, spent, own = search.get("epochs"), search.get("seconds"), search.get("seconds_own")
     if not is_number(epochs) and not is_number(spent):
         return ""
-    parts = [f"{epochs:,.1f} epochs" if is_number(epochs) else "", seconds(spent) if is_number(spent) else ""]
+    parts = [epoch_words(epochs) if is_number(epochs) else "", seconds(spent) if is_number(spent) else ""]
     words = f"The trials took {' and '.join(part for part in parts if part)}"
-    if is_number(search.get("epochs_final")):
-        words += f", the final fine-tuning {search['epochs_final']:,.1f} epochs more"
+    if is_number(final := search.get("epochs_final")) and final > 0:
+        words += f", the final fine-tuning {epoch_words(final)} more"
     if is_number(own):
         share = f" ({percent(own / spent)} of the trials' time)" if is_number(spent) and 0 < own < spent else ""
         words += f"; the search itself took {seconds(own)} beside them{share}"
@@ -120,17 +136,22 @@ def _covered(name: str, colour: int, steps: Sequence[Step]) -> Series:
 
 
 def front_rows(data: Data) -> list[tuple[str, ...]]:
-    """Where the front is what was searched: trial, latency, speed-up and points lost of each of its trials."""
+    """Where the front is what was searched: trial, latency, speed-up and accuracy change of each of its trials."""
     if section(data, "constraint").get("objective") != "front":
         return []
     dense_ms = section(data, "dense").get("latency_ms_predicted")
     return [
-        (str(point.trial), milliseconds(point.latency_ms), times(ratio(dense_ms, point.latency_ms)), points(point.loss))
+        (
+            str(point.trial),
+            milliseconds(point.latency_ms),
+            times(ratio(dense_ms, point.latency_ms)),
+            signed_points(point.loss),
+        )
         for point in trial_front(data)
     ]
 
 
-FRONT_COLUMNS = ("Trial", "Latency", "Speed-up", "Lost, points")
+FRONT_COLUMNS = ("Trial", "Latency", "Speed-up", "Accuracy change, points")
 
 
 def front_section(data: Data) -> str:
@@ -150,17 +171,18 @@ def holding_section(data: Data) -> str:
     if not listed:
         return ""
     shown, words = listed[:_SHOWN], " ".join(holding_words(data))
-    most = max(holding.share for holding in shown)
+    full = next(end for end in _FULL_BARS if shown[0].share <= end or end == _FULL_BARS[-1])
     columns = ["Layer", "Pattern", "Share of the latency", "Could save"]
     has_lost = any(holding.lost_more is not None for holding in shown)
     has_clear = any(holding.correlation is not None for holding in shown)
     columns += ["Sensitivity"] if has_lost else []
     columns += ["Correlation"] if has_clear else []
     head = "".join(f'<th scope="col"{_NUM if index > 2 else ""}>{name}</th>' for index, name in enumerate(columns))
-    body = "".join(_row(holding, most, has_lost, has_clear) for holding in shown)
+    body = "".join(_row(holding, full, has_lost, has_clear) for holding in shown)
     table = f'<table class="holding stack"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     notes = [
-        "Could save: the share of the network's latency that the fastest choice of the layer's space would take off."
+        f"Share of the latency: a full bar is {percent(full, 0)}.",
+        "Could save: the share of the network's latency that the fastest choice of the layer's space would take off.",
     ]
     if has_lost:
         notes.append(
@@ -177,12 +199,12 @@ def holding_section(data: Data) -> str:
     return titled_section("What holds the network back", words, f'{table}<div class="prose soft">{said}</div>')
 
 
-def _row(holding: Holding, most: float, has_lost: bool, has_clear: bool) -> str:
-    drawn = bars.bar(holding.share, most, "pruned", f"{holding.name}: {percent(holding.share)} of the latency", 9)
+def _row(holding: Holding, full: float, has_lost: bool, has_clear: bool) -> str:
+    drawn = bars.bar(holding.share, full, "pruned", f"{holding.name}: {percent(holding.share)} of the latency", 9)
     cells = [
         f'<td class="mono break">{escape(holding.name)}</td>',
         f"<td>{escape(pattern_words(holding.pattern))}</td>",
-        f'<td><div class="pair"><div>{drawn}</div><span>{percent(holding.share)}</span></div></td>',
+        f'<td><div class="pair"><div class="track">{drawn}</div><span>{percent(holding.share)}</span></div></td>',
         _cell("could save", percent(holding.saves)),
     ]
     if has_lost:

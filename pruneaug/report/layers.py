@@ -7,7 +7,7 @@ from html import escape
 
 from pruneaug.errors import InputError
 from pruneaug.report import bars
-from pruneaug.report.data import Data, is_number, ratio, rows
+from pruneaug.report.data import Data, is_number, ratio, rows, section
 from pruneaug.report.sections import titled_section
 from pruneaug.report.words import describe_op, microseconds, milliseconds, percent, times
 from pruneaug.sparsity.patterns import parse_pattern
@@ -20,15 +20,14 @@ def layers_section(data: Data) -> str:
     if not layers:
         return ""
     kinds = pattern_kinds(layers)
-    rest = data.get("rest_us")
-    content = (
-        _legend(kinds, is_number(rest))
-        + _shares(layers, kinds, rest if is_number(rest) else 0.0)
-        + _table(layers, kinds)
-    )
+    rest, found = data.get("rest_us"), bool(section(data, "best"))
+    rest = rest if is_number(rest) and microseconds(rest) != microseconds(0.0) else 0.0
+    content = _legend(kinds, rest > 0) + _shares(layers, kinds, rest, found) + _table(layers, kinds, found)
     lead = (
         "Times from the latency table. The first two bars show the whole network, layer beside layer; "
         "what is not a prunable layer takes the same time in both."
+        if found
+        else "Times of the dense network, from the latency table. The first bar shows all of it, layer beside layer."
     )
     return titled_section("Layer by layer", lead, content)
 
@@ -60,18 +59,19 @@ def _legend(kinds: dict[str, str], rest: bool) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _shares(layers: Sequence[Data], kinds: dict[str, str], rest_us: float) -> str:
+def _shares(layers: Sequence[Data], kinds: dict[str, str], rest_us: float, found: bool) -> str:
     dense = [_part(layer, "latency_us_dense", "dense", "dense") for layer in layers]
     pruned = [
         _part(layer, "latency_us", kinds.get(str(layer.get("pattern")), "dense"), _choice_words(layer))
         for layer in layers
     ]
     rest = [bars.Part(rest_us, "rest", f"Rest of the network: {microseconds(rest_us)}")] if rest_us > 0 else []
-    totals = [sum(part.value for part in [*parts, *rest]) for parts in (dense, pruned)]
+    whole = {"Dense": dense, "Pruned": pruned} if found else {"Dense": dense}
+    totals = [sum(part.value for part in [*parts, *rest]) for parts in whole.values()]
     shown = "".join(
         f"<span>{name}</span>{bars.stacked([*parts, *rest], max(totals))}"
         f'<span class="num">{milliseconds(total / 1000)}</span>'
-        for name, parts, total in zip(("Dense", "Pruned"), (dense, pruned), totals, strict=True)
+        for (name, parts), total in zip(whole.items(), totals, strict=True)
     )
     return f'<div class="shares">{shown}</div>'
 
@@ -89,13 +89,13 @@ def _choice_words(layer: Data) -> str:
     return f"{pattern_words(layer.get('pattern'))} at {percent(layer.get('sparsity'), 0)}"
 
 
-def _table(layers: Sequence[Data], kinds: dict[str, str]) -> str:
+def _table(layers: Sequence[Data], kinds: dict[str, str], found: bool) -> str:
     slowest = max(
         (layer[key] for layer in layers for key in ("latency_us", "latency_us_dense") if is_number(layer.get(key))),
         default=0.0,
     )
-    body = "".join(_row(layer, kinds, slowest) for layer in layers)
-    heads = ("Layer", "Pattern", "Sparsity", "Dense and pruned latency", "Speed-up")
+    body = "".join(_row(layer, kinds if found else {}, slowest) for layer in layers)
+    heads = ("Layer", "Pattern", "Sparsity", "Dense and pruned latency", "Speed-up") if found else ("Layer", "Latency")
     head = "".join(f'<th scope="col"{_NUM if name == "Speed-up" else ""}>{name}</th>' for name in heads)
     return f'<table class="layers stack"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
@@ -104,6 +104,7 @@ _NUM = ' class="num"'
 
 
 def _row(layer: Data, kinds: dict[str, str], slowest: float) -> str:
+    """A row of the table; without `kinds` there is no pruned network to show beside the dense one."""
     pattern = str(layer.get("pattern"))
     kind = kinds.get(pattern, "dense")
     calls = layer.get("calls") or 1
@@ -111,11 +112,14 @@ def _row(layer: Data, kinds: dict[str, str], slowest: float) -> str:
     kernel = " ".join(str(layer[key]) for key in ("library", "variant") if layer.get(key))
     speedup = ratio(layer.get("latency_us_dense"), layer.get("latency_us"))
     slower = " slower" if speedup is not None and speedup < 1 else ""
+    dense = _latency_bar(layer, "latency_us_dense", slowest, "dense")
+    name = f'<td><span class="mono break">{escape(str(layer.get("name")))}</span><small>{escape(op)}</small></td>'
+    if not kinds:
+        return f'<tr>{name}<td><div class="pair">{dense}</div></td></tr>'
     return (
-        f'<tr><td><span class="mono break">{escape(str(layer.get("name")))}</span><small>{escape(op)}</small></td>'
-        f'<td title="{escape(kernel)}"><span class="chip"><span class="swatch s-{kind}"></span>'
+        f'<tr>{name}<td title="{escape(kernel)}"><span class="chip"><span class="swatch s-{kind}"></span>'
         f"{escape(pattern_words(pattern))}</span></td><td>{_sparsity(layer, kind)}</td>"
-        f'<td><div class="pair">{_latency_bar(layer, "latency_us_dense", slowest, "dense")}'
+        f'<td><div class="pair">{dense}'
         f"{_latency_bar(layer, 'latency_us', slowest, kind)}</div></td>"
         f'<td class="num strong{slower}">{times(speedup)}</td></tr>'
     )

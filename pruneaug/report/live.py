@@ -7,9 +7,19 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pruneaug.report.data import is_number
 from pruneaug.report.watch import RunWatch
-from pruneaug.report.words import MISSING, milliseconds, points, ratio_words, seconds, times, trial_state
+from pruneaug.report.words import (
+    MISSING,
+    epoch_words,
+    epochs,
+    lost_points,
+    milliseconds,
+    ratio_words,
+    seconds,
+    signed_points,
+    times,
+    trial_state,
+)
 
 _SHOWN = 5
 _STYLES = {"feasible": "green", "infeasible": "yellow", "skipped": "dim", "stopped": "dim", "failed": "red"}
@@ -37,14 +47,14 @@ def figure_rows(watch: RunWatch) -> list[tuple[str, str]]:
     if best:
         found = (
             f"trial {best['number']}: {milliseconds(best['latency_ms_predicted'])} predicted, "
-            f"{ratio_words(watch.speedup(best))}, {points(best['accuracy_loss'])} points lost"
+            f"{ratio_words(watch.speedup(best))}, {lost_points(best['accuracy_loss'])}"
             f" ({watch.limit_words})"
         )
     return [
         ("dense", f"{milliseconds(watch.dense_ms)} predicted"),
         ("best", found),
         ("trials", f"{len(watch.rows)}{wanted}: {watch.counts_words()}"),
-        ("training", f"{watch.epochs:,.1f} epochs, {seconds(watch.trial_seconds)} in trials"),
+        ("training", f"{epoch_words(watch.epochs)}, {seconds(watch.trial_seconds)} in trials"),
         ("left", MISSING if left is None else f"about {seconds(left)}, as the last trials took"),
     ]
 
@@ -52,7 +62,7 @@ def figure_rows(watch: RunWatch) -> list[tuple[str, str]]:
 def last_trials(watch: RunWatch) -> Table:
     """The trials of the highest numbers."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("trial", "outcome", "latency", "speed-up", "points lost", "epochs", "time"):
+    for name in ("trial", "outcome", "latency", "speed-up", "accuracy, points", "epochs", "time"):
         table.add_column(name, justify="left" if name == "outcome" else "right", no_wrap=True)
     table.add_column("", overflow="ellipsis", no_wrap=True)
     best = watch.best
@@ -64,8 +74,8 @@ def last_trials(watch: RunWatch) -> Table:
             Text("best" if is_best else state, style=f"bold {_STYLES[state]}" if is_best else _STYLES[state]),
             milliseconds(row.get("latency_ms_predicted")),
             times(watch.speedup(row)),
-            points(row.get("accuracy_loss")),
-            f"{row['epochs']:g}" if is_number(row.get("epochs")) else MISSING,
+            signed_points(row.get("accuracy_loss")),
+            epochs(row.get("epochs")),
             seconds(row.get("seconds")),
             Text(str(row.get("error") or "").splitlines()[0] if row.get("error") else "", style="dim"),
         )

@@ -11,6 +11,9 @@ from pruneaug.report.data import OWN_SPARSE, Data, is_number, own_runtimes, rows
 from pruneaug.report.sections import titled_section
 from pruneaug.report.words import milliseconds, signed_percent
 
+_LONGEST_WHISKER = 1.5
+"""Against the slowest runtime's median."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRuntime:
@@ -36,14 +39,19 @@ def runtimes_section(data: Data) -> str:
     runtimes = measured_runtimes(data)
     if not runtimes:
         return ""
-    figures = [f for r in runtimes for f in (r.latency_ms, r.p90, r.predicted_ms) if f is not None]
-    full = 1.02 * max(figures, default=0.0)
+    marked = [f for r in runtimes for f in (r.latency_ms, r.predicted_ms) if f is not None]
+    # One disturbed runtime must not shrink all bars: its whisker is cut.
+    whiskers = [min(r.p90, _LONGEST_WHISKER * max(marked)) for r in runtimes if r.p90 is not None and marked]
+    full = 1.02 * max([*marked, *whiskers], default=0.0)
     body = "".join(_row(runtime, full) for runtime in runtimes)
     table = (
         '<table class="runtimes stack"><thead><tr><th scope="col">Runtime</th><td></td>'
         f'<th class="num" scope="col">Latency</th></tr></thead><tbody>{body}</tbody></table>'
     )
-    return titled_section("Measured, whole network", _lead(data, runtimes), table)
+    lead = _lead(data, runtimes)
+    if any(runtime.p90 is not None and runtime.p90 > full for runtime in runtimes):
+        lead += " A whisker without an end goes further than the chart."
+    return titled_section("Measured, whole network", lead, table)
 
 
 def _lead(data: Data, runtimes: Sequence[MeasuredRuntime]) -> str:

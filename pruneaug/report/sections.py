@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from html import escape
 
 import yaml
 
+from pruneaug.report.analysis import gain_noise
 from pruneaug.report.data import (
     Data,
     accuracy_loss,
     best_baseline,
-    difference,
     max_accuracy_loss,
     ratio,
     rows,
     section,
 )
 from pruneaug.report.verdict import headline, outcome, verdict
-from pruneaug.report.words import MISSING, count, milliseconds, percent, points, signed_percent, size, times
+from pruneaug.report.words import (
+    MISSING,
+    count,
+    milliseconds,
+    percent,
+    points,
+    signed_percent,
+    signed_points,
+    size,
+    times,
+)
 
 
 def titled_section(title: str, lead: str, content: str) -> str:
@@ -35,17 +47,33 @@ def header(data: Data) -> str:
         network.get("name"),
         f"{count(network['parameters'])} parameters" if network.get("parameters") else None,
         f"{count(network['macs'])} MACs" if network.get("macs") else None,
-        data.get("created_at"),
+        _moment(data.get("created_at")),
     ]
     line = " · ".join(escape(str(fact)) for fact in facts if fact)
     name = escape(str(section(data, "job").get("name") or "Job"))
     return f'<header>\n<div class="brand">pruneaug report</div>\n<h1>{name}</h1>\n<p class="meta">{line}</p>\n</header>'
 
 
+def _moment(written: object) -> str | None:
+    """ "2026-11-22T11:49:35+00:00" -> "2026-11-22 11:49 UTC"; another text as it is."""
+    try:
+        moment = datetime.fromisoformat(str(written))
+    except ValueError:
+        return str(written) if written else None
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment.tzinfo is not None else str(written)
+
+
+def marked_up(text: str) -> str:
+    """The text as markup, commands between back-ticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def verdict_banner(data: Data) -> str:
     kind = outcome(data).replace(" ", "-")
     words = data.get("verdict") or verdict(data)
-    return f'<div class="verdict {kind}"><strong>{escape(headline(data))}</strong>\n<p>{escape(str(words))}</p></div>'
+    return (
+        f'<div class="verdict {kind}"><strong>{escape(headline(data))}</strong>\n<p>{marked_up(str(words))}</p></div>'
+    )
 
 
 def cards(data: Data) -> str:
@@ -54,18 +82,13 @@ def cards(data: Data) -> str:
     if not best:
         return ""
     baseline = best_baseline(data)
-    loss = accuracy_loss(data, "validation")
     figures = [
         (
             "Latency, measured",
             milliseconds(best.get("latency_ms_measured")),
             f"dense {milliseconds(baseline.get('latency_ms'))} ({baseline.get('runtime', 'not measured')})",
         ),
-        (
-            "Accuracy lost, validation",
-            f"{points(loss)} points",
-            f"{points(limit)} allowed" if (limit := max_accuracy_loss(data)) is not None else "latency has the limit",
-        ),
+        _accuracy_card(data),
         (
             "Operations removed",
             percent(best.get("operation_sparsity")),
@@ -81,11 +104,21 @@ def cards(data: Data) -> str:
     return f'<div class="cards">{boxes}</div>'
 
 
+def _accuracy_card(data: Data) -> tuple[str, str, str]:
+    loss, limit, noise = accuracy_loss(data, "validation"), max_accuracy_loss(data), gain_noise(data)
+    note = f"{points(limit)} allowed to be lost" if limit is not None else "latency has the limit"
+    if loss is None or loss >= 0:
+        return "Accuracy lost, validation", f"{points(loss)} points", note
+    if noise is not None and -loss <= noise:
+        note = f"within the noise of ± {points(noise)}; {note}"
+    return "Accuracy gained, validation", f"{points(-loss)} points", note
+
+
 def warnings(data: Data) -> str:
     listed = [str(warning) for warning in data.get("warnings") or ()]
     if not listed:
         return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in listed)
+    items = "".join(f"<li>{marked_up(warning)}</li>" for warning in listed)
     return f'<section class="warnings">\n<h2>Read with care</h2>\n<ul>{items}</ul>\n</section>'
 
 
@@ -94,8 +127,8 @@ def summary_rows(data: Data) -> list[tuple[str, str, str, str]]:
     dense, best = section(data, "dense"), section(data, "best")
 
     def change_of_accuracy(split: str) -> str:
-        change = difference(best.get(f"accuracy_{split}"), dense.get(f"accuracy_{split}"))
-        return MISSING if change is None else f"{'+' if change > 0 else ''}{points(change)} points"
+        loss = accuracy_loss(data, split)
+        return MISSING if loss is None else f"{signed_points(loss)} points"
 
     def faster(key: str) -> str:
         speedup = ratio(dense.get(key), best.get(key))
@@ -140,7 +173,7 @@ def summary_rows(data: Data) -> list[tuple[str, str, str, str]]:
 
 def summary(data: Data) -> str:
     """The figures of both networks; where no pruned one was found, those of the dense network alone."""
-    found = bool(section(data, "best"))
+    found, best_measured = bool(section(data, "best")), section(data, "best").get("latency_ms_measured")
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="num">{escape(dense)}</td>'
         + (f'<td class="num strong">{escape(best)}</td><td class="num soft">{escape(change)}</td>' if found else "")
@@ -153,16 +186,16 @@ def summary(data: Data) -> str:
     if not found:
         return titled_section("The dense network", "As compiled by pruneaug for this machine.", table)
     lead = "Both compiled by pruneaug for this machine and measured in turns; other dense runtimes are further below."
+    if best_measured is None:
+        lead = "Predicted by the latency table of this machine; the whole networks are not measured yet."
     if artifact := data.get("artifact"):
         lead += f" The compiled network is {artifact}."
     return titled_section("Dense and pruned, side by side", lead, table)
 
 
 def kept_dense(data: Data) -> str:
-    body = "".join(
-        f'<tr><td class="mono break">{escape(str(row.get("name")))}</td><td>{escape(str(row.get("reason")))}</td></tr>'
-        for row in rows(data, "kept_dense")
-    )
+    listed = [(escape(str(row.get("name"))), marked_up(str(row.get("reason")))) for row in rows(data, "kept_dense")]
+    body = "".join(f'<tr><td class="mono break">{name}</td><td>{reason}</td></tr>' for name, reason in listed)
     if not body:
         return ""
     head = '<thead><tr><th scope="col">Layer</th><th scope="col">Why</th></tr></thead>'

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from pruneaug.report.data import Data, chosen_trial, is_number, rows, section
+from pruneaug.report.data import Data, chosen_trial, difference, is_number, rows, section
 from pruneaug.report.scatter import accuracy_against_latency, legend_mark, marks_in_use
 from pruneaug.report.sections import titled_section
-from pruneaug.report.words import MISSING, milliseconds, percent, points, seconds, trial_state
+from pruneaug.report.words import epoch_words, epochs, milliseconds, percent, seconds, signed_points, trial_state
 
 
 def search_section(data: Data) -> str:
@@ -33,7 +33,7 @@ def _search_words(data: Data) -> str:
     if failed:
         parts.append(f"{failed} failed")
     spent = f" in {seconds(search.get('seconds'))}" if is_number(search.get("seconds")) else ""
-    epochs = f", {search['epochs']:,.1f} epochs of training" if is_number(search.get("epochs")) else ""
+    epochs = f", {epoch_words(search['epochs'])} of training" if is_number(search.get("epochs")) else ""
     return (
         f"{', '.join(parts)}{spent}{epochs}. Up and to the left is better; the shaded part keeps the limit. "
         "The stairs are the front: what some trial reaches in that time."
@@ -45,7 +45,7 @@ def trials_section(data: Data) -> str:
     if not trials:
         return ""
     failures = any(trial.get("error") for trial in trials)
-    columns = ["Trial", "Outcome", "Latency", "Accuracy", "Lost, points", "Sparsity", "Epochs", "Time"]
+    columns = ["Trial", "Outcome", "Latency", "Accuracy", "Change, points", "Sparsity", "Epochs", "Time"]
     head = "".join(
         f'<th scope="col"{"" if name == "Outcome" else _NUM}><button type="button">{name}</button></th>'
         for name in columns
@@ -72,9 +72,9 @@ def _trial_row(trial: Data, best: bool, failures: bool) -> str:
         f'<td data-value="{state}">{outcome}</td>',
         _cell(trial.get("latency_ms_predicted"), milliseconds(trial.get("latency_ms_predicted"))),
         _cell(trial.get("accuracy_validation"), percent(trial.get("accuracy_validation"), 2)),
-        _cell(trial.get("accuracy_loss"), points(trial.get("accuracy_loss"))),
+        _cell(difference(0.0, trial.get("accuracy_loss")), signed_points(trial.get("accuracy_loss"))),
         _cell(trial.get("sparsity"), percent(trial.get("sparsity"))),
-        _cell(trial.get("epochs"), f"{trial['epochs']:g}" if is_number(trial.get("epochs")) else MISSING),
+        _cell(trial.get("epochs"), epochs(trial.get("epochs"))),
         _cell(trial.get("seconds"), seconds(trial.get("seconds"))),
     ]
     if failures:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pruneaug.report.analysis import dense_caution
 from pruneaug.report.data import VERSION, Data, best_feasible, is_number, section
 from pruneaug.report.folder import (
     LAYERS,
@@ -29,7 +30,7 @@ def unfinished_report(folder: Path, job: Data) -> dict[str, Any]:
     `best` is the network that the search ended with, or else the best trial so far.
     """
     facts, records = network_facts(folder), trial_records(folder)
-    dense_us = facts.get("latency_us_dense")
+    dense, dense_us = read_object(folder / "dense" / "record.json"), facts.get("latency_us_dense")
     dense_ms = dense_us / 1e3 if is_number(dense_us) else None
     data: dict[str, Any] = {
         "version": VERSION,
@@ -40,7 +41,8 @@ def unfinished_report(folder: Path, job: Data) -> dict[str, Any]:
         "validation_examples": facts.get("validation_examples"),
         "constraint": constraint_of(job, dense_ms),
         "dense": {
-            "accuracy_validation": read_object(folder / "dense" / "record.json").get("accuracy_validation"),
+            "accuracy_validation": dense.get("accuracy_validation"),
+            "accuracy_chance": dense.get("accuracy_chance"),
             "latency_ms_predicted": dense_ms,
             "sparsity": 0.0,
         },
@@ -51,6 +53,7 @@ def unfinished_report(folder: Path, job: Data) -> dict[str, Any]:
         "search": search_facts(folder, job, records),
         "warnings": [],
     }
+    data["warnings"] += [caution] if (caution := dense_caution(data)) is not None else []
     data["best"] = _best(folder, data, dense_ms)
     assignment: Data = next(
         (r["assignment"] for r in records if data["best"] and r["number"] == data["best"]["number"]), {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
+from pruneaug.report.analysis import dense_caution, gain_noise
 from pruneaug.report.data import (
     Data,
     accuracy_loss,
@@ -17,7 +19,7 @@ from pruneaug.report.data import (
     rows,
     section,
 )
-from pruneaug.report.words import milliseconds, points, times
+from pruneaug.report.words import has_lost, lost_points, milliseconds, points, times
 
 Outcome = Literal["pays", "stay dense", "infeasible", "unmeasured", "failed", "unfinished"]
 
@@ -51,7 +53,7 @@ def verdict(data: Data) -> str:
         "failed": _failed,
         "unfinished": _unfinished,
     }[outcome(data)](data)
-    return " ".join(sentence for sentence in [*sentences, _test_caution(data)] if sentence)
+    return " ".join(sentence for sentence in [*sentences, _test_caution(data), _dense_caution(data)] if sentence)
 
 
 def headline(data: Data) -> str:
@@ -85,8 +87,11 @@ def _loss_words(data: Data) -> str:
     if loss is None:
         return f"with at most {allowed} points of accuracy lost" if limit is not None else f"with at most {at_most}"
     if loss <= 0:
-        could = f", {allowed} could be lost" if limit is not None else ""
-        return f"and loses no validation accuracy ({points(-loss)} points gained{could})"
+        noise, said = gain_noise(data), [lost_points(loss)] if loss < 0 else []
+        if loss < 0 and noise is not None and -loss <= noise:
+            said = [f"{lost_points(loss)}, within the noise of ± {points(noise)}"]
+        said += [f"{allowed} could be lost"] if limit is not None else []
+        return "and loses no validation accuracy" + (f" ({'; '.join(said)})" if said else "")
     what = f"{allowed} allowed" if limit is not None else f"{at_most} were allowed"
     return f"and loses {points(loss)} points of validation accuracy ({what})"
 
@@ -127,10 +132,14 @@ def _unmeasured(data: Data) -> list[str]:
     return [
         f"The best pruned network is predicted to run in {milliseconds(best.get('latency_ms_predicted'))}, "
         f"{times(predicted)} faster than the dense one by the same table, {_loss_words(data)}.",
-        "No time of the whole network was measured yet: `pruneaug bench CHECKPOINT` does."
-        if section(data, "status").get("state") != "searched"
-        else "No time of the whole network was measured yet: `pruneaug export RUN` does.",
+        f"No time of the whole network was measured yet: `{_measuring_command(data)}` does.",
     ]
+
+
+def _measuring_command(data: Data) -> str:
+    run = shlex.quote(str(section(section(data, "job"), "spec").get("run") or "RUN"))
+    searched = section(data, "status").get("state") == "searched"
+    return f"pruneaug export {run}" if searched else f"pruneaug bench {run}/checkpoint"
 
 
 def _unfinished(data: Data) -> list[str]:
@@ -148,11 +157,11 @@ def _unfinished(data: Data) -> list[str]:
     elif closest:
         found = (
             "Nothing that keeps the limit is faster than dense yet: the most accurate, trial "
-            f"{closest.get('number')}, lost {points(closest['accuracy_loss'])} points{allowed}."
+            f"{closest.get('number')}, {has_lost(closest['accuracy_loss'])}{allowed}."
         )
     else:
         found = "No trial was judged yet."
-    go_on = "" if status.get("state") == "searching" else "`pruneaug search JOB` goes on with it."
+    go_on = "" if status.get("state") == "searching" else "The command that began it goes on with it."
     return [
         f"The search is under way: {how_far}." if not go_on else f"The search has stopped: {how_far}.",
         found,
@@ -170,8 +179,8 @@ def _infeasible(data: Data) -> list[str]:
         ]
     return [
         f"Stay dense: none of {len(trials)} trials stayed within {allowed} points of accuracy loss.",
-        f"The closest, trial {closest.get('number')} (predicted {times(saved)} faster), lost "
-        f"{points(closest['accuracy_loss'])}.",
+        f"The closest, trial {closest.get('number')} (predicted {times(saved)} faster), "
+        f"{has_lost(closest['accuracy_loss'])}.",
         "Allow more loss, fine-tune each trial longer, or offer lower sparsities.",
     ]
 
@@ -214,3 +223,9 @@ def _test_caution(data: Data) -> str:
         f"On the test data it loses {points(accuracy_loss(data, 'test'))} points, more than allowed: the choice was "
         "made on validation data, and a small test set scatters."
     )
+
+
+def _dense_caution(data: Data) -> str:
+    if dense_caution(data) is None:
+        return ""
+    return "The dense network itself is hardly better than guessing, so that its accuracies mean little."

@@ -8,7 +8,7 @@ from typing import Any
 from pruneaug.errors import RunError
 from pruneaug.report.data import Data, best_feasible, is_number, max_accuracy_loss, max_latency_ms, ratio, section
 from pruneaug.report.folder import LAYERS, constraint_of, read_job, read_object, read_trial, trial_numbers, trial_row
-from pruneaug.report.words import milliseconds, points, ratio_words, seconds, trial_state
+from pruneaug.report.words import epoch_words, lost_points, milliseconds, points, ratio_words, seconds, trial_state
 
 _RECENT = 20
 """So many of the last trials tell how long the next ones take."""
@@ -99,9 +99,9 @@ class RunWatch:
         if (speedup := self.speedup(row)) is not None:
             parts[0] += f" ({ratio_words(speedup)})"
         if is_number(row.get("accuracy_loss")):
-            parts.append(f"{points(row['accuracy_loss'])} points lost")
+            parts.append(lost_points(row["accuracy_loss"]))
         if is_number(row.get("epochs")) and row["epochs"] > 0:
-            parts.append(f"{row['epochs']:g} epochs in {seconds(row.get('seconds'))}")
+            parts.append(f"{epoch_words(row['epochs'])} in {seconds(row.get('seconds'))}")
         if row.get("error"):
             parts.append(str(row["error"]))
         star = " (best)" if row is self.best else ""

@@ -22,7 +22,8 @@ def significant(value: float, digits: int = 3) -> str:
     while size < 1 and decimals < 6:
         size *= 10
         decimals += 1
-    return f"{value:,.{decimals}f}".replace("-", _MINUS)
+    text = f"{value:,.{decimals}f}".replace("-", _MINUS)
+    return text if any(digit in text for digit in "123456789") else "0"
 
 
 def milliseconds(value: object) -> str:
@@ -45,6 +46,39 @@ def points(value: object) -> str:
         return MISSING
     text = f"{100 * value:.2f}".replace("-", _MINUS)
     return "0.00" if text == f"{_MINUS}0.00" else text
+
+
+def signed_points(loss: object) -> str:
+    """The change of accuracy that is a loss: 0.0111 -> "−1.11", -0.0084 -> "+0.84"."""
+    if not is_number(loss):
+        return MISSING
+    text = points(-loss)
+    return text if text == "0.00" or text.startswith(_MINUS) else f"+{text}"
+
+
+def lost_points(loss: float) -> str:
+    """0.0111 -> "1.11 points lost", -0.0084 -> "0.84 points gained"."""
+    gained = signed_points(loss).startswith("+")
+    return f"{points(abs(loss))} points {'gained' if gained else 'lost'}"
+
+
+def has_lost(loss: float) -> str:
+    """0.0111 -> "lost 1.11 points", -0.0084 -> "gained 0.84 points"."""
+    size, _, verb = lost_points(loss).rpartition(" ")
+    return f"{verb} {size}"
+
+
+def epochs(value: object) -> str:
+    """A number of epochs, to one decimal, or two digits if it is below 1: 2.8235 -> "2.8", 0.4706 -> "0.47"."""
+    if not is_number(value):
+        return MISSING
+    text = f"{value:,.1f}" if abs(value) >= 1 else significant(value, 2)
+    return text.rstrip("0").removesuffix(".") if "." in text else text
+
+
+def epoch_words(value: object) -> str:
+    """1.0 -> "1 epoch", 2.8235 -> "2.8 epochs"."""
+    return f"{epochs(value)} epoch{'' if epochs(value) == '1' else 's'}"
 
 
 def signed_percent(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from pruneaug.searcher.progress import Progress, training_progress
 from pruneaug.searcher.rundir import RunDir, read_json, write_json
 from pruneaug.searcher.weights import MODEL, load_tensors, load_weights, save_tensors
 from pruneaug.spec.models import TrainSpec
+from pruneaug.tasks.chance import chance_accuracy, undertrained
 from pruneaug.tasks.protocol import Task
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ def prepare_dense(
 ) -> tuple[nn.Module, float]:
     """The dense network, in eval mode, and its validation accuracy.
 
-    What an earlier driver stored is used: a training that was finished is never repeated.
+    What an earlier driver stored is used: a training that was finished is never repeated. Warns of an accuracy that is
+    about that of guessing.
     Raises TrainingError if the training fails or the accuracy is not finite.
     """
     model = task.build_model()
@@ -54,8 +57,13 @@ def prepare_dense(
     model.to(device).eval()
     record = run.dense / "record.json"
     if not record.exists():
-        write_json(record, {"accuracy_validation": finite_accuracy(task.evaluate(model, "validation"))})
-    return model, float(read_json(record)["accuracy_validation"])
+        accuracy = finite_accuracy(task.evaluate(model, "validation"))
+        write_json(record, {"accuracy_validation": accuracy, "accuracy_chance": chance_accuracy(task)})
+    known = read_json(record)
+    accuracy = float(known["accuracy_validation"])
+    if (words := undertrained(accuracy, float(known.get("accuracy_chance", 0.0)))) is not None:
+        warnings.warn(words, RuntimeWarning, stacklevel=2)
+    return model, accuracy
 
 
 def early_weights(run: RunDir) -> dict[str, torch.Tensor] | None:

@@ -65,9 +65,10 @@ def _finalist(trial: TrialRecord, event: Judged | Failed) -> dict[str, Any]:
     facts: dict[str, Any] = {"number": trial.number, "accuracy_validation": trial.accuracy_validation, "epochs": 0.0}
     if isinstance(event, Failed):
         return {**facts, "refined": False, "error": event.error}
+    facts["epochs"] = event.epochs  # also where they did not help: they were spent
     if event.accuracy < (trial.accuracy_validation or 0.0):
         return {**facts, "refined": False, "error": None}
-    return {**facts, "accuracy_validation": event.accuracy, "epochs": event.epochs, "refined": True, "error": None}
+    return {**facts, "accuracy_validation": event.accuracy, "refined": True, "error": None}
 
 
 def _choose(driver: Driver, finalists: list[dict[str, Any]]) -> dict[str, Any]:

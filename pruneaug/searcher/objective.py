@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,20 +126,36 @@ class Goal:
 
 
 def make_goal(search: SearchSpec, dense_us: float, dense_accuracy: float) -> Goal:
-    """Raises SpecError if the limit is none that a search can use."""
-    limit_us = None if search.max_latency_ms is None else search.max_latency_ms * 1e3
-    if search.max_latency_ratio is not None:
-        limit_us = search.max_latency_ratio * dense_us
+    """What `search` asks for, against a dense network of this latency and validation accuracy."""
+    limit_us = _max_latency_us(search, dense_us)
     return Goal(search.objective, dense_us, dense_accuracy, search.max_accuracy_loss, limit_us)
 
 
-def check_reachable(goal: Goal, best_possible_us: float) -> None:
+def check_reachable(search: SearchSpec, dense_us: float, best_possible_us: float) -> None:
     """Raises SpecError if no network of the space is as fast as the limit asks."""
-    if goal.max_latency_us is not None and goal.max_latency_us < best_possible_us * (1 - ROUNDING):
-        raise SpecError(
-            f"search.max_latency_ms must be reachable, but {goal.max_latency_us / 1e3:.4g} ms is asked and the fastest "
-            f"network of this space takes {best_possible_us / 1e3:.4g} ms; raise it, or allow higher sparsities"
-        )
+    limit_us = _max_latency_us(search, dense_us)
+    if limit_us is None or limit_us >= best_possible_us * (1 - ROUNDING):
+        return
+    key, asked, least = "max_latency_ms", f"{limit_us / 1e3:.4g} ms", best_possible_us / 1e3
+    if search.max_latency_ratio is not None:
+        key, asked = "max_latency_ratio", f"{search.max_latency_ratio:g} ({asked})"
+        least = best_possible_us / dense_us
+    raise SpecError(
+        f"search.{key} must be reachable, but {asked} is asked and the fastest network of this space takes "
+        f"{best_possible_us / 1e3:.4g} ms; raise it to {_rounded_up(least):g} or more, or allow higher sparsities"
+    )
+
+
+def _max_latency_us(search: SearchSpec, dense_us: float) -> float | None:
+    if search.max_latency_ratio is not None:
+        return search.max_latency_ratio * dense_us
+    return None if search.max_latency_ms is None else search.max_latency_ms * 1e3
+
+
+def _rounded_up(value: float) -> float:
+    """To three significant digits, so that what a message advises is enough."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 2)
+    return math.ceil(value / step) * step
 
 
 def judged(records: Records) -> list[TrialRecord]:

@@ -70,7 +70,8 @@ class SearchResult:
             loss = self.best.accuracy_loss or 0.0
             if not self.best.feasible and self.best_accuracy is not None:  # the long fine-tuning made it so
                 loss = self.dense_accuracy - self.best_accuracy
-            return f"trial {self.best.number} loses {loss:.4f} of validation accuracy, and {allowed}"
+            changes = f"loses {loss:.4f}" if loss >= 0 else f"gains {-loss:.4f}"
+            return f"trial {self.best.number} {changes} of validation accuracy, and {allowed}"
         if self.closest is None:
             errors = [trial.error for trial in self.trials if trial.state == "failed"]
             if not errors:

@@ -17,7 +17,7 @@ def wanted_choices(network: Network, spec: SpaceSpec) -> dict[str, tuple[LayerCh
 
     Raises SpecError if a rule matches no layer or cannot hold, or if no layer may be anything but dense.
     """
-    _check_rules(network, spec.layers)
+    check_rules(network, spec.layers)
     wanted = {layer.name: _wanted(layer, spec) for layer in network.layers}
     if not any(wanted.values()):
         raise SpecError(
@@ -65,7 +65,8 @@ def _kinds(layer: Layer) -> tuple[str, ...]:
     return ("conv2d", "conv2d-1x1") if layer.op.kernel == (1, 1) else ("conv2d",)
 
 
-def _check_rules(network: Network, rules: Sequence[LayerRule]) -> None:
+def check_rules(network: Network, rules: Sequence[LayerRule]) -> None:
+    """Raises SpecError for a rule that matches no layer."""
     kept = {layer.name: layer.reason for layer in network.kept_dense}
     for index, rule in enumerate(rules):
         if any(_matches(layer, rule) for layer in network.layers):

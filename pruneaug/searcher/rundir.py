@@ -180,8 +180,11 @@ class RunDir:
     def _differing(self, job: JobSpec) -> str:
         """The keys with other values; none if only keys were added, since it was begun, that have their defaults."""
         begun, now = result_settings(load_job(self.resolved)), result_settings(job)
+        # An empty mapping has no keys to tell apart: it is not there once it has some.
+        begun, now = ({key: value for key, value in values.items() if value != {}} for values in (begun, now))
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
-        return ", ".join(f"{key} ({begun.get(key)!r}, now {now.get(key)!r})" for key in keys)
+        words = [[repr(values[key]) if key in values else "not set" for values in (begun, now)] for key in keys]
+        return ", ".join(f"{key} ({before}, now {after})" for key, (before, after) in zip(keys, words, strict=True))
 
 
 class _LogFile(logging.FileHandler):

@@ -64,11 +64,13 @@ def run_search(
     strategy, pruner, finetuner = make_plugins(job)
     stopper, executor = make_stopper(job.search.stopper.name, job.search.stopper.options), make_executor(job)
     directions = _directions(strategy, job.search, stopper)
-    _check_rungs(job.search, finetuner)
     space = build_space(network, job.space, table)
     run = RunDir(run_dir)
+    if not run.info.exists():  # before anything is written or trained
+        check_reachable(job.search, predict(network, {}, table, rest_us).total_us, space.best_possible_us(rest_us))
     with run.lock(), run.logging(), history.quiet_optuna():
         info = run.begin(job, _latencies_digest(space), rest_us)
+        rest_us = float(info["rest_us"])
         dense, dense_accuracy = prepare_dense(
             task,
             job.task.train,
@@ -82,10 +84,8 @@ def run_search(
         evaluator = evaluator or PruneAndFineTune(
             task, network, dense, pruner, finetuner, job.finetune, device, training
         )
-        rest_us = float(info["rest_us"])
         goal = make_goal(job.search, predict(network, {}, table, rest_us).total_us, dense_accuracy)
         space = replace(space, rest_us=rest_us, objective=goal.objective, max_latency_us=goal.max_latency_us)
-        check_reachable(goal, space.best_possible_us())
         data = TaskCalibration(task, job.finetune.trial.batch_size, job.search.seed)
         space = _with_saliency(space, run, lambda: weigh_space(space, dense, network, pruner, data, job.space.saliency))
         records = read_records(run.trials)
@@ -119,14 +119,18 @@ def run_search(
 
 
 def make_plugins(job: JobSpec) -> tuple[Strategy, Pruner, FineTuner]:
-    """The job's strategy, pruner and fine-tuner. Raises PluginError for these, and for its stopper and executor."""
-    make_stopper(job.search.stopper.name, job.search.stopper.options)
+    """The job's strategy, pruner and fine-tuner.
+
+    Raises PluginError for these and for its stopper and executor, SpecError if they do not go together.
+    """
+    stopper = make_stopper(job.search.stopper.name, job.search.stopper.options)
     make_executor(job)
-    return (
-        STRATEGIES.create(job.search.strategy, job.search.options),
-        PRUNERS.create(job.pruner.name, job.pruner.options),
-        FINETUNERS.create(job.finetune.name, job.finetune.options),
-    )
+    strategy: Strategy = STRATEGIES.create(job.search.strategy, job.search.options)
+    pruner: Pruner = PRUNERS.create(job.pruner.name, job.pruner.options)
+    finetuner: FineTuner = FINETUNERS.create(job.finetune.name, job.finetune.options)
+    _directions(strategy, job.search, stopper)
+    _check_rungs(job.search, finetuner)
+    return strategy, pruner, finetuner
 
 
 def make_executor(job: JobSpec) -> Executor:

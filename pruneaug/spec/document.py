@@ -79,7 +79,7 @@ def read_document(path: Path) -> Node:
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: a spec must be UTF-8 text, but byte {error.start} is not; save it as UTF-8") from None
     except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+        raise SpecError(f"{path}: cannot be read: {error.strerror}; name a YAML file that is readable") from error
     root = parse_yaml(text, lambda line: f"{path}:{line}")
     if not isinstance(root.content, dict):
         raise SpecError(f"{root.place}: a spec must be a mapping of keys, but this file holds {describe(root)}")

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toy_flow import toy_job
 
 import pruneaug
-from pruneaug.errors import CheckpointError, InputError, LatencyTableError, PluginError, RunError, SpecError
+from pruneaug.errors import CheckpointError, InputError, LatencyTableError, PluginError, RunError, SpecError, TaskError
 from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import Platform
@@ -183,7 +183,7 @@ def test_code_that_a_checkpoint_names_is_not_run_unless_it_is_trusted(toy_at, tm
 def test_more_threads_than_the_machine_has_are_refused(toy_at):
     checkpoint = toy_at("exported") / "run" / "checkpoint"
     for threads in (0, 4096):
-        with pytest.raises(SpecError, match=r"platform\.threads must be between 1 and"):
+        with pytest.raises(SpecError, match=r"threads .* must be between 1 and"):
             pruneaug.load(checkpoint, threads=threads, trust_code=True)
 
 
@@ -357,6 +357,32 @@ def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):
     exported = pruneaug.export(folder / "run")
     assert exported.report["baselines"][0]["max_relative_error"] is None
     assert json.dumps(pruneaug.bench(exported.checkpoint, trust_code=True), allow_nan=False)
+
+
+@pytest.mark.parametrize("limit", ["max_latency_ms", "max_latency_ratio"])
+def test_a_dry_run_tells_of_a_limit_that_cannot_be_reached_as_the_search_does(toy_at, limit):
+    folder = toy_at("profiled")
+    plan = pruneaug.dry_run(toy_job(folder))
+    least = plan["latency_ms_best"] / (1 if limit == "max_latency_ms" else plan["latency_ms_dense"])
+
+    def job(value):
+        return toy_job(folder, search__objective="accuracy", **{f"search__{limit}": value})
+
+    with pytest.raises(SpecError, match=rf"search\.{limit} must be reachable") as planned:
+        pruneaug.dry_run(job(0.99 * least))
+    with pytest.raises(SpecError) as searched:
+        pruneaug.search(job(0.99 * least))
+    assert str(planned.value) == str(searched.value)
+    assert pruneaug.dry_run(job(1.001 * least))["latency_ms_best"] == plan["latency_ms_best"]
+
+
+def test_a_dry_run_finds_labels_that_the_network_has_no_output_for(tmp_path):
+    loaders = make_loaders()
+    inputs, labels = next(iter(loaders["validation"]))
+    loaders["validation"] = [(inputs, labels + 100)]
+    job = toy_job(tmp_path, platform__batch=64)
+    with pytest.raises(TaskError, match="labels must be below the number of classes"):
+        pruneaug.dry_run(job, task=task_from_modules(make_network(), **loaders, trained=False))
 
 
 def test_a_dry_run_of_a_table_of_another_machine_says_so(toy_at):

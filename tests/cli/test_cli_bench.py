@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from toy_flow import pruneaug
 
+from pruneaug.api.bench_network import SAMPLES, Sample
 from pruneaug.testing.network import analytic_times
 
 OP = "linear-t64-i32-o16"
@@ -41,8 +42,21 @@ def test_operators_without_a_kernel_are_shown_with_their_shares(computed, monkey
         return tuple(replace(time, fallbacks={"topk, flip": 0.1234}) for time in analytic_times(*args, **values))
 
     monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
-    out = succeed("network", "digits_cnn", "--sparsity", 0, "--against", "")
+    out = succeed("network", "digits_cnn", "--sparsity", 0, "--against", "none")
     assert "no kernel of ours: topk, flip: 12.3% of the time of pruneaug-dense\n" in out
+
+
+def test_what_the_input_of_a_built_in_network_leaves_open_is_as_usual(computed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cli_bench_text.py").write_text(
+        "from torch import nn\ndef build(vocab_size):\n"
+        " return nn.Sequential(nn.Embedding(vocab_size, 16), nn.Linear(16, 8))\n"
+    )
+    monkeypatch.setitem(SAMPLES, "cli_bench_text:build", Sample((6,), vocabulary=9))
+    words = ("kernels", "--network", "cli_bench_text:build", "--trust-code", "--threads", 1)
+    assert "linear-t6-i16-o8" in succeed(*words)
+    assert "linear-t4-i16-o8" in succeed(*words, "--shape", 4)
+    assert "linear-t6-i16-o8" in succeed(*words, "--vocabulary", 3)
 
 
 def test_the_pattern_may_be_the_best_of_several(computed):
@@ -109,7 +123,15 @@ def test_what_a_checkpoint_has_of_its_own_is_no_option(toy_at):
         ("network resnet20 --against tensorrt", "must name runtimes of torch, torch-compile, onnxruntime, openvino"),
         ("network resnet20 --shape 3x32x", "--shape must read like 3x224x224"),
         ("network resnet20 --batch 0", "must be at least 1, but got 0"),
-        ("kernels", "needs an op, but got none"),
+        ("network resnet20 --shape 3x3", "--shape), but with numbers of 3x3 it raised RuntimeError"),
+        ("network resnet20 --shape 8 --vocabulary 5", "; it is built for 3x32x32; give --shape CHANNELSxHEIGHTxWIDTH"),
+        ("kernels --network resnet20 --shape 7", "--shape), but with numbers of 7 it raised RuntimeError"),
+        ("network resnet20 --threads 0", "threads (--threads, or platform.threads of a job) must be between 1 and"),
+        ("network resnet20 --against ,", "--against must name some of torch, torch-compile, onnxruntime, openvino, or"),
+        ("kernels --op linear-t1-i8-o8 --against ,", "some of torch, onnxruntime, openvino, or `none`, but got ','"),
+        ("kernels --op linear-t1-i8-o8 --pattern best", "`bench network NAME --pattern best` chooses it"),
+        ("network resnet20 --pattern best,block:8x1", "`best` must stand alone"),
+        ("kernels", "needs layers, but got none; give --op linear-t128-i768-o768 or --network NAME"),
         ("kernels --op linear", "an op must read like"),
         ("kernels --op linear-t1-i8-o8 --sparsity 0.5,much", "--sparsity must be numbers with commas, but got 'much'"),
         ("kernels --op linear-t8-i8-o8 --dtype half", "`dtype` must be one of float32, bfloat16, int8, but got 'half'"),

@@ -128,6 +128,17 @@ def test_a_begun_job_is_valid_and_no_file_is_overwritten(tmp_path):
     assert path.read_text() == text
 
 
+def test_a_spec_is_checked_with_its_plug_ins_and_what_is_not_checked_is_said(tmp_path):
+    job = write_job(tmp_path)
+    ended = pruneaug("spec", "validate", job)
+    assert ended.code == 0
+    assert f"not checked here: task 'pruneaug.testing.task:ToyTask'; `pruneaug search {job} --dry-run`" in ended.err
+    assert parse_job(yaml.safe_load(ended.out)) == load_job(job)
+    wrong = pruneaug("spec", "validate", job, "--set", "pruner.name=magnitud")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "error: pruner: 'magnitud' is not one of the pruners plug-ins" in wrong.err
+
+
 def test_a_database_is_listed_shown_compared_and_merged(toy_at):
     folder = toy_at("profiled")
     table = table_of(folder)

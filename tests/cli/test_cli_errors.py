@@ -77,7 +77,7 @@ WRONG_JOBS = [
     (images("parquet-images", train="x.parquet", test="x.parquet"), r"x\.parquet is not there; check the path"),
     (images("parquet-images", train="bad.parquet", test="bad.parquet"), r"bad\.parquet cannot be read"),
     ({"task": {"name": "digits", "model": {"name": "digits_cnn"}, "checkpoint": "no.pt"}}, r"no\.pt"),
-    ({"platform__threads": 4096}, r"platform\.threads must be between 1 and the \d+ CPUs"),
+    ({"platform__threads": 4096}, r"platform\.threads of a job\) must be between 1 and the \d+ CPUs"),
     ({"space__layers": [{"match": "head.*", "dense": True}]}, r"space\.layers\.0\.match: .*'head\.\*' matches none"),
 ]
 
@@ -203,6 +203,22 @@ def test_an_unknown_runtime_is_named_before_anything_is_measured(tmp_path):
     assert "must name runtimes of torch, torch-compile, onnxruntime, openvino, but got onnx" in line
 
 
+def test_a_run_folder_that_cannot_be_written_shows_before_anything_is_measured(tmp_path):
+    line = fail("run", write_job(tmp_path), "--set", "run=/proc/no/run", code=1)
+    assert "cannot write /proc/no/run: No such file or directory; check the disk and the folder" in line
+    assert state_of(tmp_path) == {}
+
+
+def test_the_run_folder_in_place_of_its_checkpoint_is_told(toy_at):
+    run = toy_at("exported") / "run"
+    assert fail("bench", run).endswith(f"; did you mean {run / 'checkpoint'}?")
+    assert fail("bench", run / "dense").endswith("name the folder that `pruneaug export RUN` printed")
+
+
+def test_a_job_that_is_a_folder_is_told(tmp_path):
+    assert fail("spec", "validate", tmp_path).endswith("Is a directory; name a YAML file that is readable")
+
+
 def test_an_export_before_the_search_says_to_search(toy_at):
     folder = toy_at("profiled")
     assert "run `pruneaug search JOB`" in fail("export", folder / "run")
@@ -233,6 +249,8 @@ def test_a_run_of_another_job_names_the_keys_that_differ(toy_at):
     before = state_of(folder)
     line = fail("run", folder / "job.yaml", "--set", "search.seed=7")
     assert "search.seed (0, now 7)" in line
+    line = fail("run", folder / "job.yaml", "--set", "pruner.options.scope=layer")
+    assert "another value of pruner.options.scope (not set, now 'layer'); set them back" in line
     assert "--set run=" in line
     assert state_of(folder) == before
 

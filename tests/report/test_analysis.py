@@ -37,8 +37,10 @@ def test_the_price_of_more_speed_lies_between_its_two_neighbours_on_the_front():
     assert cost["estimate"] == pytest.approx(0.021)  # halfway from 1.9 to 1.7 ms
     assert cost["error"] == pytest.approx(math.sqrt(0.9 * 0.1 / 900))
     words = faster_words(data)
-    assert "from 2.00 ms to 1.80 ms) would cost about 1.10 points of accuracy, 2.10 lost instead of 1.00" in words
-    assert "trial 1 lost 1.20, and trial 2, faster than that, 3.00" in words
+    assert (
+        "from 2.00 ms to 1.80 ms) would cost about 1.10 points of accuracy, 2.10 points lost instead of 1.00: " in words
+    )
+    assert "trial 1 lost 1.20 points, and trial 2, faster than that, lost 3.00 points" in words
     assert "standard error of the accuracy is 1.00 points" in words
 
 
@@ -84,7 +86,7 @@ def test_the_objective_says_which_trial_was_chosen():
 
 def test_costs_and_repeats_are_told_in_words(report):
     assert cost_words(report) == (
-        "The trials took 50.0 epochs and 1 h 15 min, the final fine-tuning 5.0 epochs more; "
+        "The trials took 50 epochs and 1 h 15 min, the final fine-tuning 5 epochs more; "
         "the search itself took 38 s beside them (0.8 % of the trials' time)."
     )
     assert repeat_words(report) == (

@@ -132,7 +132,9 @@ def test_a_searched_front_is_listed(report):
     report["constraint"]["objective"] = "front"
     page = Page(render_html(report))
     assert "The front" in page.headings
-    (front,) = [table for table in page.tables if table[0] == ["Trial", "Latency", "Speed-up", "Lost, points"]]
+    (front,) = [
+        table for table in page.tables if table[0] == ["Trial", "Latency", "Speed-up", "Accuracy change, points"]
+    ]
     assert [int(row[0]) for row in front[1:]] == [point.trial for point in trial_front(report)]
 
 
@@ -150,6 +152,66 @@ def test_an_infeasible_search_has_a_page_without_a_pruned_network(infeasible):
     assert "The dense network" in page.headings
     assert "Layer by layer" not in page.headings
     assert "What the search tried" in page.headings
+
+
+def test_without_a_pruned_network_the_layers_are_those_of_the_dense_one(report):
+    report.update(best=None)
+    page = Page(render_html(report))
+    (layers,) = [table for table in page.tables if table[0] == ["Layer", "Latency"]]
+    assert len(layers) == 1 + len(report["layers"])
+    assert "Pruned" not in page.text
+    report.update(rest_us=1e-9)
+    assert "rest of the network" not in Page(render_html(report)).text
+
+
+def test_commands_are_code_and_not_in_back_ticks(report):
+    report.update(speedup_measured=None, warnings=["`task.train` is <not> used"])
+    text = render_html(report)
+    assert "<code>pruneaug bench runs/vgg16/checkpoint</code>" in text
+    assert "<li><code>task.train</code> is &lt;not&gt; used</li>" in text
+    assert "`" not in Page(text).text
+
+
+def test_a_gain_is_a_gain_everywhere(report):
+    report["best"]["accuracy_validation"] = report["dense"]["accuracy_validation"] + 0.0015
+    for trial in report["trials"]:
+        if trial["accuracy_loss"] is not None:
+            trial.update(accuracy_loss=-0.0084, accuracy_validation=0.9324 + 0.0084)
+    page = Page(render_html(report))
+    assert "Accuracy gained, validation" in page.text
+    assert "within the noise of ± 0.50; 0.50 allowed to be lost" in page.text
+    assert "+0.84" in page.text
+    for words in ("-0.84", "−0.84", "lost −", "−0.15"):
+        assert words not in page.text
+
+
+def test_a_runtime_that_was_disturbed_does_not_shrink_the_bars_of_the_others(report):
+    def bar_of_torch():
+        found = re.search(r"<title>torch\.compile: .*?</title><rect [^>]*?width=\"([\d.]+)%\"", render_html(report))
+        return float(found.group(1))
+
+    calm, short = bar_of_torch(), "A whisker without an end goes further than the chart"
+    assert short not in render_html(report)
+    report["baselines"][0]["p90"] = 100 * max(row["latency_ms"] for row in report["baselines"] if row["latency_ms"])
+    assert calm / 2 < bar_of_torch() < calm
+    assert short in render_html(report)
+
+
+def test_the_bars_of_the_layers_shares_say_what_a_full_one_is(report):
+    layers = report["layers"]
+    for layer in layers:
+        layer.update(latency_us=1.0)
+    layers[0].update(name="widest", latency_us=6.0)
+    report["rest_us"] = 25.0  # of 50 in all
+    text = render_html(report)
+    assert "Share of the latency: a full bar is 25 %." in text
+    found = re.search(r"<title>widest: 12.0 % of the latency</title><rect [^>]*?width=\"([\d.]+)%\"", text)
+    assert float(found.group(1)) == pytest.approx(48)
+
+
+def test_the_time_of_the_report_is_short(report):
+    report["created_at"] = "2026-11-22T11:49:35+01:00"
+    assert "2026-11-22 10:49 UTC" in Page(render_html(report)).text
 
 
 def test_one_layer_and_three_trials_make_a_page(one_layer):

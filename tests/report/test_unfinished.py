@@ -61,7 +61,7 @@ def test_a_run_that_was_just_begun_has_a_report(tmp_path):
     (tmp_path / "layers.json").unlink()
     data, text = reports(tmp_path)
     assert (outcome(data), data["status"]["state"]) == ("unfinished", "stopped")
-    assert "0 of 10 trials are finished. No trial was judged yet. `pruneaug search JOB` goes on" in text
+    assert "0 of 10 trials are finished. No trial was judged yet. The command that began it goes on" in text
 
 
 def test_a_stopped_run_tells_its_best_and_how_to_go_on(tmp_path):
@@ -101,8 +101,19 @@ def test_a_searched_run_has_its_final_accuracy_and_its_repeats(tmp_path):
         "failed": 1,
     }
     assert (data["search"]["epochs_final"], data["search"]["seconds_own"]) == (5.0, 5.0)
-    assert "`pruneaug export RUN` does" in text
+    assert " pruneaug export RUN  does." in text
     assert "Made again with 2 other seeds" in text
+
+
+def test_a_dense_network_that_only_guesses_is_warned_of(tmp_path):
+    with_facts(tmp_path)
+    assert reports(tmp_path)[0]["warnings"] == []
+    record = {"accuracy_validation": 0.12, "accuracy_chance": 0.1}
+    (tmp_path / "dense" / "record.json").write_text(json.dumps(record))
+    data, text = reports(tmp_path)
+    assert data["dense"]["accuracy_chance"] == 0.1
+    assert len(data["warnings"]) == 1
+    assert "should be far better than guessing, but its validation accuracy is 12.0 %" in text
 
 
 def test_a_run_that_ended_without_its_final_fine_tuning_is_not_searched(tmp_path):

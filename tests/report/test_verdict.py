@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from pruneaug.report.verdict import headline, outcome, verdict
@@ -75,7 +77,10 @@ def test_trials_that_all_failed_name_the_first_error(infeasible):
 def test_a_network_that_was_not_measured_says_which_command_measures_it(report):
     report.update(speedup_measured=None)
     assert outcome(report) == "unmeasured"
-    assert "pruneaug bench" in verdict(report)
+    assert "`pruneaug bench runs/vgg16/checkpoint` does" in verdict(report)
+    report["job"]["spec"]["run"] = "my runs/one"
+    report["status"]["state"] = "searched"
+    assert "`pruneaug export 'my runs/one'` does" in verdict(report)
 
 
 def test_a_test_loss_above_the_allowed_one_is_told(report):
@@ -84,9 +89,29 @@ def test_a_test_loss_above_the_allowed_one_is_told(report):
     assert "On the test data it loses 2.10 points" in verdict(report)
 
 
-def test_gained_accuracy_is_not_called_a_loss(report):
-    report["best"]["accuracy_validation"] = report["dense"]["accuracy_validation"] + 0.002
-    assert "0.20 points gained" in verdict(report)
+def test_a_gain_of_accuracy_within_its_noise_is_said_to_be_noise(report):
+    def noise(gain):  # of the difference of two accuracies
+        return f"{100 * math.sqrt(sum(p * (1 - p) / 5000 for p in (0.9324, 0.9324 + gain))):.2f}"
+
+    def words(gain):
+        report["best"]["accuracy_validation"] = report["dense"]["accuracy_validation"] + gain
+        return verdict(report)
+
+    assert f"(0.20 points gained, within the noise of ± {noise(0.002)}; 0.50 could be lost)" in words(0.002)
+    assert "no validation accuracy (0.60 points gained; 0.50 could be lost)" in words(0.006)
+    assert "no validation accuracy (0.50 could be lost)" in words(0.0)
+    report["best"]["repeats"]["spread"] = 0.007  # over seeds, more than the standard error
+    assert "within the noise of ± 0.70" in words(0.006)
+    del report["validation_examples"], report["best"]["repeats"]
+    assert "(0.20 points gained; 0.50 could be lost)" in words(0.002)
+
+
+def test_the_verdict_on_a_network_that_only_guesses_says_so(report):
+    report["dense"].update(accuracy_validation=0.11, accuracy_chance=0.1)
+    report["best"]["accuracy_validation"] = 0.11
+    assert "is hardly better than guessing" in verdict(report)
+    report["dense"]["accuracy_chance"] = 0.01
+    assert "guessing" not in verdict(report)
 
 
 @pytest.mark.parametrize("data", [{}, {"best": None, "trials": None}, {"best": {}, "trials": []}])

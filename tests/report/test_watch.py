@@ -53,7 +53,7 @@ def test_the_table_tells_the_best_the_counts_the_cost_and_the_time_left(tmp_path
     assert rows["dense"] == "4.00 ms predicted"
     assert rows["best"] == "trial 0: 2.00 ms predicted, 2.00× faster than dense, 0.50 points lost (1.00 allowed)"
     assert rows["trials"] == "5 of 10: 2 done, 1 skipped, 1 stopped, 1 failed; running 5, 6"
-    assert rows["training"] == "4.0 epochs, 2 min in trials"
+    assert rows["training"] == "4 epochs, 2 min in trials"
     assert rows["left"].startswith("about 1 min")  # five trials, 24 s each, two at a time
     text = shown(live_table(watch))
     assert "MemoryError: no room" in text
@@ -131,10 +131,10 @@ def test_a_log_gets_a_line_for_each_finished_trial(tmp_path):
     lines = search_in_a_log(tmp_path, ["complete", "skipped", "failed"])
     assert lines == [
         "Search: started",
-        "Search: trial 0 feasible (best): 2.00 ms (2.00× faster than dense), 0.50 points lost, 1 epochs in 30 s; "
+        "Search: trial 0 feasible (best): 2.00 ms (2.00× faster than dense), 0.50 points lost, 1 epoch in 30 s; "
         "1 of 3, about 1 min left",
         "Search: trial 1 skipped: 2.00 ms (2.00× faster than dense); 2 of 3, about 15 s left",
-        "Search: trial 2 failed: 2.00 ms (2.00× faster than dense), 1 epochs in 30 s; 3 of 3",
+        "Search: trial 2 failed: 2.00 ms (2.00× faster than dense), 1 epoch in 30 s; 3 of 3",
         "Search: 3 done in 0:00",
     ]
 

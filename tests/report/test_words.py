@@ -17,6 +17,8 @@ from pruneaug.report import words
         (0.04567, "0.0457"),
         (0, "0"),
         (-2.5, "−2.50"),
+        (1e-9, "0"),
+        (-3e-9, "0"),
     ],
 )
 def test_numbers_have_three_significant_digits(value, text):
@@ -70,3 +72,36 @@ def test_what_is_no_finite_number_is_missing_and_not_zero(function, value):
 )
 def test_ops_are_written_in_words(key, text):
     assert words.describe_op(key) == text
+
+
+@pytest.mark.parametrize(
+    ("loss", "lost", "signed"),
+    [
+        (0.0111, "1.11 points lost", "−1.11"),
+        (-0.0084, "0.84 points gained", "+0.84"),
+        (0.0, "0.00 points lost", "0.00"),
+        (-1e-9, "0.00 points lost", "0.00"),
+    ],
+)
+def test_a_loss_below_zero_is_a_gain(loss, lost, signed):
+    assert words.lost_points(loss) == lost
+    size, verb = lost.removesuffix(lost.split()[-1]).strip(), lost.split()[-1]
+    assert words.has_lost(loss) == f"{verb} {size}"
+    assert words.signed_points(loss) == signed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (4 / 9, "0.44 epochs"),
+        (0.04, "0.04 epochs"),
+        (0.0, "0 epochs"),
+        (1.0, "1 epoch"),
+        (2.8235, "2.8 epochs"),
+        (50.0, "50 epochs"),
+        (1234.56, "1,234.6 epochs"),
+        (None, "– epochs"),
+    ],
+)
+def test_epochs_are_rounded(value, text):
+    assert words.epoch_words(value) == text

@@ -1,11 +1,14 @@
 """The dense network: its early weights, for fine-tuners that go back to them, and what a kill costs."""
 
+import warnings
+
+import pytest
 import torch
 from toy_search import make_parts
 
 from pruneaug.finetune.train import Train
 from pruneaug.searcher.dense import early_weights, prepare_dense
-from pruneaug.searcher.rundir import RunDir
+from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.spec.models import TrainSpec
 
 SPEC = TrainSpec(epochs=4, batch_size=32, learning_rate=0.05)
@@ -69,3 +72,17 @@ def test_a_dense_training_that_was_killed_goes_on_and_ends_with_the_same_bits(tm
     assert same(plain, weights)
     assert accuracy == again
     assert not RunDir(tmp_path / "killed").checkpoint("dense").exists()
+
+
+def test_a_network_that_is_hardly_better_than_guessing_is_warned_of_at_every_search(tmp_path):
+    task, _, _ = make_parts("cnn")
+    hopeless = TrainSpec(epochs=1e-3, batch_size=32, learning_rate=1e-9)
+    chance = max(torch.bincount(torch.cat([batch.targets for batch in task.batches("validation", 64)]))).item()
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match="should be far better than guessing"):
+            prepare_dense(task, hopeless, Train(), RunDir(tmp_path / "hopeless"), seed=1)
+    record = read_json(tmp_path / "hopeless" / "dense" / "record.json")
+    assert record["accuracy_chance"] == chance / task.size("validation")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert dense(tmp_path / "trained", Train())[1] > 0.5

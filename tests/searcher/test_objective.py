@@ -1,11 +1,14 @@
 import itertools
 import math
+import re
 
 import pytest
-from toy_search import make_job, make_parts, search
+from toy_search import REST_US, make_job, make_parts, search
 
 from pruneaug.errors import SpecError
+from pruneaug.latency.network import predict
 from pruneaug.searcher.objective import Goal, non_dominated
+from pruneaug.searcher.space import build_space
 from pruneaug.searcher.trial import TrialRecord
 
 
@@ -122,8 +125,16 @@ def test_a_front_search_keeps_the_networks_of_the_front(tmp_path):
 
 def test_an_unreachable_latency_names_the_reachable_one(tmp_path):
     task, network, table = make_parts()
-    with pytest.raises(SpecError, match=r"fastest network of this space takes 0\.\d+ ms"):
-        search(tmp_path, make_job(objective="accuracy", max_latency_ms=1e-6), parts=(task, network, table))
+    for limit in ({"max_latency_ms": 1e-6}, {"max_latency_ratio": 1e-3}):
+        job = make_job(objective="accuracy", **limit)
+        with pytest.raises(SpecError, match=rf"{next(iter(limit))} must .* of this space takes 0\.\d+ ms") as raised:
+            search(tmp_path / "run", job, parts=(task, network, table))
+        advised = float(re.search(r"raise it to ([\d.e-]+) or more", str(raised.value)).group(1))
+        space = build_space(network, job.space, table)
+        dense_us, least_us = predict(network, {}, table, REST_US).total_us, space.best_possible_us(REST_US)
+        least = least_us / (1e3 if "max_latency_ms" in limit else dense_us)
+        assert least <= advised <= 1.011 * least
+        assert not (tmp_path / "run").exists()  # nothing was trained, and the mended job may use the folder
 
 
 @pytest.mark.parametrize(

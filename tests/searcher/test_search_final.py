@@ -51,6 +51,8 @@ def test_the_trials_network_is_kept_if_the_longer_fine_tuning_does_not_help(tmp_
     assert result.best_accuracy == result.best.accuracy_validation
     kept = tmp_path / "weights" / str(result.best.number) / "model.safetensors"
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == kept.read_bytes()
+    (finalist,) = read_json(tmp_path / "best" / "record.json")["finalists"]
+    assert finalist["epochs"] == (5.0 if outcome == 0.5 else 0.0)  # what was trained in vain was spent all the same
 
 
 def test_the_longer_fine_tuning_is_done_once_per_best_trial(tmp_path):

@@ -18,6 +18,7 @@ from pruneaug.testing.task import ToyTask
 
 PATTERNS = ["block:1x1", "block:8x1"]
 SPARSITIES = [0.5, 0.7, 0.9]
+REST_US = 5.0
 TRAIN = {"epochs": 4, "batch_size": 32, "learning_rate": 0.05}
 SHORT = {"epochs": 1, "batch_size": 32, "learning_rate": 0.02}
 
@@ -50,7 +51,7 @@ def search(folder, job=None, evaluator=None, accuracy=gentle, parts=None, **opti
     """(result, evaluator) of a search that computes its accuracies; the dense network has accuracy 1."""
     task, network, table = parts or make_parts()
     evaluator = evaluator or AnalyticEvaluator(task, network, accuracy)
-    result = run_search(job or make_job(), task, network, table, 5.0, folder, evaluator=evaluator, **options)
+    result = run_search(job or make_job(), task, network, table, REST_US, folder, evaluator=evaluator, **options)
     return result, evaluator
 
 
