@@ -18,8 +18,8 @@ from pruneaug.kernels.vectors import load, prim_func, store, tasks, transposed
 def embedding(table: npt.NDArray[np.float32], y: Planes, lanes: int) -> KernelCall:
     """ids int64 [images * tokens] -> y, token planes of the rows of `table` float32 [rows, channels].
 
-    An id outside the table counts as its first or last row; PyTorch raises IndexError. Raises ValueError for a table
-    of 2^31 values or more.
+    An id outside the table counts as its first or last row, as with every operator that indexes. Raises ValueError for
+    a table of 2^31 values or more.
     """
     rows, channels = _checked(table)
     return KernelCall("embedding", _embedding(rows, channels, y, lanes), (table.reshape(-1),), y.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -42,13 +43,30 @@ class Network:
 
 
 def find_layers(model: nn.Module, example_inputs: tuple[Any, ...]) -> Network:
-    """Run `model(*example_inputs)` once and list its layers.
+    """`list_layers` of a network that is to be pruned.
+
+    Raises:
+        NetworkError: the model does not run on the example inputs, or has no prunable layer.
+    """
+    network = list_layers(model, example_inputs)
+    if not network.layers:
+        kept_dense = network.kept_dense[:5]
+        why = "; ".join(f"{kept.name!r}: {kept.reason}" for kept in kept_dense) or "it has no layer with weights"
+        raise NetworkError(
+            f"a network must have at least one prunable Linear or Conv2d layer, but this one has none: {why}; "
+            "`pruneaug.compile` compiles it dense"
+        )
+    return network
+
+
+def list_layers(model: nn.Module, example_inputs: tuple[Any, ...]) -> Network:
+    """Run `model(*example_inputs)` once and list its layers; there may be no prunable one.
 
     Prunable are nn.Linear and nn.Conv2d, zero-padded and not depthwise, each with a weight of its own. The model is
     left as found.
 
     Raises:
-        NetworkError: the model does not run on the example inputs, or has no prunable layer.
+        NetworkError: the model does not run on the example inputs.
     """
     if not isinstance(example_inputs, tuple):
         raise NetworkError(
@@ -59,11 +77,6 @@ def find_layers(model: nn.Module, example_inputs: tuple[Any, ...]) -> Network:
     with _quiet(model):
         inputs = _record_inputs(model, modules, example_inputs)
         layers, kept_dense = _sort_out(modules, inputs)
-    if not layers:
-        why = "; ".join(f"{kept.name!r}: {kept.reason}" for kept in kept_dense[:5]) or "it has no layer with weights"
-        raise NetworkError(
-            f"a network must have at least one prunable Linear or Conv2d layer, but this one has none: {why}"
-        )
     order = {name: position for position, name in enumerate(inputs)}
     return Network(tuple(sorted(layers, key=lambda layer: order[layer.name])), tuple(kept_dense))
 
@@ -146,12 +159,27 @@ def _record_inputs(
         try:
             model(*example_inputs)
         except Exception as error:
-            given = ", ".join(str(list(x.shape)) if isinstance(x, torch.Tensor) else repr(x) for x in example_inputs)
+            given = ", ".join(_described(x) for x in example_inputs)
             raise NetworkError(
                 f"the model must run on the example inputs, but with ({given}) it raised {type(error).__name__}: "
-                f"{error}; give inputs that `model(*example_inputs)` accepts"
+                f"{error}; {_remedy(model, example_inputs)}"
             ) from error
     return dict(shapes)
+
+
+def _described(x: Any) -> str:
+    if isinstance(x, torch.Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
+    return reprlib.repr(x)
+
+
+def _remedy(model: nn.Module, example_inputs: tuple[Any, ...]) -> str:
+    """What to do about a model that does not run: of inputs in another precision than its weights, to convert them."""
+    weights = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    given = {x.dtype for x in example_inputs if isinstance(x, torch.Tensor) and x.is_floating_point()}
+    if weights == {torch.float32} and given - weights:
+        return "its weights are float32, so give inputs in float32, by `x.float()`"
+    return "give inputs that `model(*example_inputs)` accepts, or mend its `forward`"
 
 
 def _weight_owners(modules: Mapping[str, nn.Module]) -> dict[int, list[str]]:

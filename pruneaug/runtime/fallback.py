@@ -16,9 +16,10 @@ from tvm import relax
 
 from pruneaug.errors import CompileError
 from pruneaug.runtime.decompositions import decompositions
-from pruneaug.runtime.graph import constant, tracing
+from pruneaug.runtime.graph import constant, module_path, remove_dead
 from pruneaug.runtime.importer import Importer
 from pruneaug.runtime.schedule import fuse
+from pruneaug.runtime.tracing import tracing
 
 _MUTATIONS = (OutputKind.USER_INPUT_MUTATION, OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
 
@@ -114,7 +115,7 @@ def _culprit(region: Region) -> str | None:
         try:
             _loops(extract_region(region.module, [node, *items]))
         except Exception:
-            layer = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())[-1][0]
+            layer = module_path(node)
             return f"{node.target} of layer {layer!r}" if layer else str(node.target)
     return None
 
@@ -126,12 +127,13 @@ def _loops(region: Region) -> tvm.IRModule:
 def _import(region: Region) -> tvm.IRModule:
     inputs = tuple(torch.zeros(tuple(node.meta["val"].shape), dtype=node.meta["val"].dtype) for node in region.inputs)
     try:
-        with tracing, torch.no_grad():
+        with tracing(), torch.no_grad():
             program = torch.export.export(region.module, inputs, strict=False).run_decompositions(decompositions())
     except Exception as error:
         reason = str(error).partition("\n")[0]  # torch adds a page of advice
         raise CompileError(f"torch.export does not accept it by itself: {reason}") from error
     _check_functional(program)
+    remove_dead(program.graph_module)  # assertions: they would call Python while the network runs
     return Importer().from_exported_program(program, False, False, False, None)
 
 

@@ -10,7 +10,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
 
 from pruneaug.errors import CompileError
-from pruneaug.runtime.graph import program_graph, remove_dead, tracing
+from pruneaug.runtime.graph import program_graph, remove_dead
+from pruneaug.runtime.tracing import tracing
 
 _aten = torch.ops.aten
 _DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
@@ -28,7 +29,7 @@ def functional_graph(program: ExportedProgram) -> fx.GraphModule:
         graph.recompile()
         return graph
     # An operator writes through a view: PyTorch's own pass follows the aliases, but decomposes more than we want.
-    with tracing:
+    with tracing():
         program = program.run_decompositions({})
     for spec in program.graph_signature.output_specs:
         if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):

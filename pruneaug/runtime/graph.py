@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import keyword
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pruneaug.errors import CompileError, InputError
+from pruneaug.runtime.tracing import tracing
 
 _aten = torch.ops.aten
+# What PyTorch raises where Python asks for a value that only the inputs decide.
+_DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
 _PRODUCTS = {_aten.linear.default, _aten.conv2d.default, _aten.conv2d.padding}
-
-tracing = threading.RLock()
-"""Held while PyTorch exports or decomposes a network: it keeps what it is at in global variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +36,22 @@ class LayerCall:
     shape: tuple[int, ...]
 
 
-def export_program(model: nn.Module, example_inputs: Sequence[Any]) -> ExportedProgram:
-    """The operators that `model` runs in eval mode for inputs of these shapes; `model` stays as it is.
-
-    Raises InputError for what is no module, CompileError if torch.export cannot capture the network.
-    """
+def check_module(model: Any) -> None:
+    """Raises InputError for what is no module."""
     if not isinstance(model, nn.Module):
         raise InputError(
             f"a network must be a torch.nn.Module, but got {type(model).__name__}; give the module itself, or write a "
             "module whose `forward` calls it"
         )
-    with tracing:
+
+
+def export_program(model: nn.Module, example_inputs: Sequence[Any]) -> ExportedProgram:
+    """The operators that `model` runs in eval mode for inputs of these shapes; `model` stays as it is.
+
+    Raises InputError for what is no module, CompileError if torch.export cannot capture the network.
+    """
+    check_module(model)
+    with tracing():
         was_training = {module: module.training for module in model.modules()}
         try:
             with torch.no_grad():
@@ -53,12 +59,18 @@ def export_program(model: nn.Module, example_inputs: Sequence[Any]) -> ExportedP
         except Exception as error:
             reason = str(error).partition("\n")[0]  # torch adds a page of advice
             raise CompileError(
-                f"the network must be exportable by torch.export, but {type(model).__name__} is not: {reason}; "
-                "remove data-dependent Python control flow from forward, or compile the part that has none"
+                f"the network must be exportable by torch.export, but {type(model).__name__} is not: it raised "
+                f"{type(error).__name__}: {reason}; {_remedy(error)}"
             ) from error
         finally:
             for module, training in was_training.items():
                 module.training = training
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, _DATA_DEPENDENT):
+        return "remove data-dependent Python control flow from forward, or compile the part that has none"
+    return "compute it by PyTorch's operators on tensors in forward, or compile the part of the network without it"
 
 
 def first_names(program: ExportedProgram) -> dict[str, str]:
@@ -163,6 +175,12 @@ def constant(graph: fx.GraphModule, node: Any) -> torch.Tensor:
         value = getattr(value, part)
     assert isinstance(value, torch.Tensor)
     return value.detach()
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the module whose `forward` calls this operator; empty of the network itself, or if unknown."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    return str(list(stack.values())[-1][0])
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -28,6 +28,7 @@ def schedule_loops(function: tirx.PrimFunc, lanes: int, threads: int) -> tirx.Pr
     A function that has none, because its loops are no canonical ones or a transformation is refused, is returned as it
     is.
     """
+    function = _without_scopes(function)
     try:
         schedule = s_tir.Schedule(function)
         blocks = normalize_prim_func(schedule)
@@ -39,6 +40,16 @@ def schedule_loops(function: tirx.PrimFunc, lanes: int, threads: int) -> tirx.Pr
         return schedule.mod["main"].with_attr(dict(function.attrs))
     except Exception:  # correct and slow; TVM documents no exceptions
         return function
+
+
+def _without_scopes(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function without the marks that TVM's own generators leave, and its own compiler warns about."""
+
+    def unmarked(statement: tirx.AttrStmt) -> tirx.Stmt:
+        return statement.body if statement.attr_key == "pragma_scope" else statement
+
+    body = tvm_ffi.structural_map(function.body, (tirx.AttrStmt, unmarked), order="post")
+    return function if body.same_as(function.body) else function.with_body(body)
 
 
 def _is_plain(block: SBlockInfo) -> bool:

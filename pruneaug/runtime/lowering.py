@@ -26,7 +26,7 @@ from pruneaug.kernels.layouts import Layouts
 from pruneaug.kernels.planes import Planes, token_planes
 from pruneaug.runtime.activations import CHANNELS_FIRST, CHANNELS_LAST, Activation, Held
 from pruneaug.runtime.fallback import check_value, extract_region
-from pruneaug.runtime.graph import constant
+from pruneaug.runtime.graph import constant, module_path
 from pruneaug.runtime.plan import LayerPlan
 from pruneaug.runtime.steps import Buffer, KernelStep, Literal, RegionStep, Source, Steps
 
@@ -230,7 +230,8 @@ class Lowering:
         for node, buffer in zip(region.outputs, outputs):
             self.values[node] = Activation(shape_of(node), buffer.dtype, buffer)
         names = dict.fromkeys(operator_name(node) for node in nodes)
-        self.steps.steps.append(RegionStep(region, inputs, outputs, ", ".join(names)))
+        modules = dict.fromkeys(path for node in nodes if (path := module_path(node)))
+        self.steps.steps.append(RegionStep(region, inputs, outputs, ", ".join(names), tuple(modules)))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,9 @@ from pruneaug.files import atomic_file
 from pruneaug.kernels.build import use_threads
 from pruneaug.runtime.emit import METADATA
 from pruneaug.runtime.instrument import operator_times
-from pruneaug.runtime.report import CompileReport, StepTime, step_times
+from pruneaug.runtime.report import CompileReport, StepTimes, step_times
 from pruneaug.runtime.scopes import without_scopes
-from pruneaug.runtime.signature import Signature, describe
+from pruneaug.runtime.signature import Signature, abbreviate, describe
 
 _ALIGNMENT = 64  # bytes; vector loads assume that arrays start there
 
@@ -95,18 +95,33 @@ class CompiledNetwork:
         """What it was compiled for: dtype and shape of every tensor, the value of any other argument."""
         return list(self._functions)
 
-    def __call__(self, *inputs: Any) -> Any:
-        """Raises InputError for inputs of other shapes or dtypes."""
+    def __repr__(self) -> str:
+        kinds = " or ".join(abbreviate(inputs) for inputs in self._functions)
+        return f"CompiledNetwork(inputs {kinds}, {self.threads} threads, {self.report.summary})"
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Inputs are given in the order of the examples, not by name.
+
+        Raises InputError for inputs of other shapes or dtypes, and for an input that is an index, as that of an
+        embedding is, of something that is not there.
+        """
+        if named:
+            raise InputError(
+                "a compiled network takes its inputs in the order of its example inputs, but got some by name: "
+                f"{', '.join(named)}; leave the names out"
+            )
         name, function = self._function(inputs)
         arguments = function.signature.arguments(inputs)
         as_numpy = bool(arguments) and all(isinstance(argument, np.ndarray) for argument in arguments)
-        tensors = [_aligned(argument) for argument in arguments]
+        tensors = _checked(function.signature, arguments)
         with self._own_cores():
             results = self._results(name, tensors)
         return function.signature.pack([result.numpy() for result in results] if as_numpy else results)
 
-    def profile(self, *inputs: Any, repeats: int = 10) -> tuple[StepTime, ...]:
+    def profile(self, *inputs: Any, repeats: int = 10) -> StepTimes:
         """The steps that compute the network for `inputs`, each with the median of its times in `repeats` calls.
+
+        Printed, it is a table of those that take longest.
 
         Their sum is less than the time of a call by some microseconds a step, which is what it takes to start them.
         Raises InputError for inputs of other shapes or dtypes, and for fewer than one repeat.
@@ -114,7 +129,7 @@ class CompiledNetwork:
         if repeats < 1:
             raise InputError(f"`repeats` must be at least 1, but got {repeats}")
         name, function = self._function(inputs)
-        tensors = [_aligned(argument) for argument in function.signature.arguments(inputs)]
+        tensors = _checked(function.signature, function.signature.arguments(inputs))
         with self._own_cores():
             calls = operator_times(self._machine, tensors, function=name, repeats=repeats)
         return step_times(function.report, calls)
@@ -163,10 +178,10 @@ class CompiledNetwork:
         """The name and description of what computes these inputs. Raises InputError if nothing does."""
         described = describe(inputs)
         if described not in self._functions:
-            known = " or ".join(f"({', '.join(inputs)})" for inputs in self._functions)
+            known = " or ".join(abbreviate(inputs) for inputs in self._functions)
             raise InputError(
                 f"a compiled network takes inputs like those it was compiled for, {known}, but got "
-                f"({', '.join(described)}); compile it for these"
+                f"{abbreviate(described)}; compile it for these, or give tensors or arrays of those shapes and dtypes"
             )
         return self._functions[described]
 
@@ -196,9 +211,22 @@ def load_network(path: str | Path) -> CompiledNetwork:
             return network
     except Exception as error:
         raise CheckpointError(
-            f"{path} must be a network that this version of pruneaug compiled for this machine, but "
-            f"{type(error).__name__}: {error}; compile it here"
+            f"{path} must be a network that this version of pruneaug compiled for this machine, but {_reason(error)}; "
+            "compile it here, and `save` it"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file is no network that can be loaded."""
+    if isinstance(error, _NoLibraryError):
+        return f"it is no shared library that this machine can load ({error})"
+    if isinstance(error, AttributeError | KeyError):  # a function or a key of the metadata that is not there
+        return "it is a library with something else, or of another version"
+    return f"{type(error).__name__}: {error}"
+
+
+class _NoLibraryError(Exception):
+    """The system does not load a file; the message says why."""
 
 
 def _load_module(path: Path) -> Any:
@@ -210,7 +238,18 @@ def _load_module(path: Path) -> Any:
     with tempfile.TemporaryDirectory(prefix="pruneaug-") as folder, without_scopes():
         link = Path(folder) / "network.so"
         link.symlink_to(path.resolve())
-        return tvm_ffi.load_module(link)  # TVM's own function would follow the link
+        try:
+            return tvm_ffi.load_module(link)  # TVM's own function would follow the link
+        except Exception as error:
+            # Of the message only what the system says, which names the link.
+            raise _NoLibraryError(str(error).rpartition(f"{link}: ")[2]) from error
+
+
+def _checked(signature: Signature, arguments: Sequence[Any]) -> list[torch.Tensor]:
+    """What the compiled function takes, of the network's tensors or arrays. Raises InputError."""
+    tensors = [_aligned(argument) for argument in arguments]
+    signature.check_bounds(tensors)
+    return tensors
 
 
 def _aligned(value: Any) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,15 +11,28 @@ from typing import Any
 from pruneaug.kernels.products import PRODUCTS
 from pruneaug.runtime.steps import KernelStep, Steps
 
+_MOST_MODULES = 3  # that a line names
+_MOST_ROWS = 20
 _REGION = re.compile(r"region_(\d+)_")
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """One step: the layer or operators that it computes, and our kernel; no kernel means TVM's own loops."""
+    """One step: the layer or operators that it computes, and our kernel; no kernel means TVM's own loops.
+
+    `modules` are the paths of the modules that operators without a kernel come from, but for the network itself.
+    """
 
     origin: str
     kernel: str | None
+    modules: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """ "lstm, add in encoder.rnn"."""
+        if not self.modules:
+            return self.origin
+        shown, more = self.modules[:_MOST_MODULES], len(self.modules) - _MOST_MODULES
+        return f"{self.origin} in {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +43,25 @@ class StepTime:
     latency_us: float
 
 
-@dataclass(frozen=True, slots=True)
+class StepTimes(tuple[StepTime, ...]):
+    """The steps of a network with their times, in the order of execution; printed, those that take longest."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        total_us = sum(time.latency_us for time in self)
+        longest = sorted(self, key=lambda time: -time.latency_us)
+        rows = [_time_row(str(time.step), time.step.kernel, time.latency_us, total_us) for time in longest[:_MOST_ROWS]]
+        if others := longest[_MOST_ROWS:]:
+            rest_us = sum(time.latency_us for time in others)
+            rows.append(_time_row(f"{len(others)} other steps", "", rest_us, total_us))
+        rows.append(_time_row("all steps", "", total_us, total_us))
+        return _table([("step", "kernel", "µs", "share"), *rows])
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class CompileReport:
-    """The steps of a compiled function, in the order of execution.
+    """The steps of a compiled function, in the order of execution; printed, how many each kernel computes.
 
     `first_region` is the number of its first step without a kernel: a module counts them through all its functions, and
     names their loops by it.
@@ -43,14 +73,35 @@ class CompileReport:
     @classmethod
     def of(cls, steps: Steps, first_region: int = 0) -> CompileReport:
         reports = (
-            StepReport(step.origin, step.call.name if isinstance(step, KernelStep) else None) for step in steps.steps
+            StepReport(step.origin, step.call.name)
+            if isinstance(step, KernelStep)
+            else StepReport(step.origin, None, step.modules)
+            for step in steps.steps
         )
         return cls(tuple(reports), first_region)
 
+    def __repr__(self) -> str:
+        kernels = Counter(step.kernel for step in self.steps if step.kernel is not None)
+        lines = [self.summary]
+        if kernels:
+            lines.append(_table([("kernel", "steps"), *((name, str(n)) for name, n in kernels.most_common())]))
+        if self.fallbacks:
+            shown = [f"  {number} ×  {step}" for step, number in Counter(self.fallbacks).most_common(_MOST_ROWS)]
+            lines += ["without a kernel of ours, by TVM's own loops:", *shown]
+            if len(set(self.fallbacks)) > _MOST_ROWS:
+                lines.append("  ... see `fallbacks`")
+        return "\n".join([*lines, "`profile(*inputs)` of the network tells the time of every step."])
+
+    @property
+    def summary(self) -> str:
+        """The numbers of steps, in a few words."""
+        steps = f"{len(self.steps)} step{'s' * (len(self.steps) != 1)}"
+        return f"{steps}, {self.products} of them layers, {len(self.fallbacks)} without a kernel of ours"
+
     @property
     def fallbacks(self) -> tuple[str, ...]:
-        """The operators that have no kernel of ours, a string for each run of them."""
-        return tuple(step.origin for step in self.steps if step.kernel is None)
+        """The operators that have no kernel of ours, a string for each run of them; also the modules that run them."""
+        return tuple(str(step) for step in self.steps if step.kernel is None)
 
     @property
     def products(self) -> int:
@@ -62,10 +113,11 @@ class CompileReport:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> CompileReport:
-        return cls(tuple(StepReport(**step) for step in value["steps"]), int(value["first_region"]))
+        steps = (StepReport(step["origin"], step["kernel"], tuple(step["modules"])) for step in value["steps"])
+        return cls(tuple(steps), int(value["first_region"]))
 
 
-def step_times(report: CompileReport, calls: Sequence[tuple[str, float]]) -> tuple[StepTime, ...]:
+def step_times(report: CompileReport, calls: Sequence[tuple[str, float]]) -> StepTimes:
     """The report's steps, each with its time, from the name and microseconds of every call of one forward pass.
 
     A step whose result is a constant is computed when the network is compiled: it takes no time. Operators that TVM has
@@ -89,7 +141,7 @@ def step_times(report: CompileReport, calls: Sequence[tuple[str, float]]) -> tup
     found = [StepTime(step, latency_us) for step, latency_us in zip(report.steps, times)]
     for before, other in reversed(others):
         found.insert(before, other)
-    return tuple(found)
+    return StepTimes(found)
 
 
 def fallback_shares(times: Sequence[StepTime]) -> dict[str, float]:
@@ -126,3 +178,19 @@ def _is_kernel(name: str, kernel: str | None) -> bool:
 
 def _stem(name: str) -> str:
     return name.replace(" ", "_").rstrip("0123456789")
+
+
+def _time_row(step: str, kernel: str | None, latency_us: float, total_us: float) -> tuple[str, ...]:
+    share = latency_us / total_us if total_us else 0.0
+    return step, "none of ours" if kernel is None else kernel, f"{latency_us:.1f}", f"{share:.1%}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, then of numbers from the first cell on that is one in the last row."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    is_number = [cell[:1].isdigit() for cell in rows[-1]]
+    lines = []
+    for row in rows:
+        columns = zip(row, widths, is_number)
+        lines.append("  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in columns))
+    return "\n".join(lines)

@@ -12,19 +12,26 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from pruneaug.errors import InputError
+from pruneaug.runtime.bounds import Bounds, index_bounds
+
 _ARRAYS = (torch.Tensor, np.ndarray)
+_MOST_SHOWN = 8
+_LONGEST = 80  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
     """`inputs` describes every leaf of the arguments; `tensors` are those that the compiled function takes, in turn.
 
-    `leaves` are the outputs: None where the compiled function's next result belongs, else a constant in a tuple of one.
-    `structure` is PyTorch's tree of the outputs, None for a network loaded without its classes.
+    `bounds` are the numbers that each of these may hold if it is an index. `leaves` are the outputs: None where the
+    compiled function's next result belongs, else a constant in a tuple of one. `structure` is PyTorch's tree of the
+    outputs, None for a network loaded without its classes.
     """
 
     inputs: tuple[str, ...]
     tensors: tuple[int, ...]
+    bounds: tuple[Bounds | None, ...]
     leaves: tuple[tuple[Any] | None, ...]
     structure: pytree.TreeSpec | None
 
@@ -38,6 +45,7 @@ class Signature:
         return cls(
             inputs=describe(arguments),
             tensors=tuple(place[leaf[:2]] for leaf in leaves if isinstance(leaf[2], torch.Tensor)),
+            bounds=tuple(index_bounds(graph)),
             leaves=tuple(None if isinstance(leaf, fx.Node) else (leaf,) for leaf in pytree.tree_leaves(output.args[0])),
             structure=program.call_spec.out_spec,
         )
@@ -46,6 +54,19 @@ class Signature:
         """The tensors or arrays that the compiled function takes, of the network's arguments."""
         leaves = sorted(_leaves(inputs), key=_keys)
         return [leaves[index][2] for index in self.tensors]
+
+    def check_bounds(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Raises InputError for an index outside what it indexes, of the compiled function's tensors."""
+        for number, (bounds, tensor) in enumerate(zip(self.bounds, tensors)):
+            if bounds is None or tensor.numel() == 0:
+                continue
+            low, high = (int(value) for value in tensor.aminmax())
+            if low < bounds[0] or high > bounds[1]:
+                raise InputError(
+                    f"tensor {number} of the inputs ({self.inputs[self.tensors[number]]}) is an index and must hold "
+                    f"numbers from {bounds[0]} to {bounds[1]}, but got {low if low < bounds[0] else high}; give it "
+                    "numbers of what is there"
+                )
 
     def to_json(self) -> dict[str, Any]:
         structure: str | None = None
@@ -57,6 +78,7 @@ class Signature:
         return {
             "inputs": list(self.inputs),
             "tensors": list(self.tensors),
+            "bounds": [None if bounds is None else list(bounds) for bounds in self.bounds],
             "leaves": [None if leaf is None else list(leaf) for leaf in self.leaves],
             "structure": structure,
         }
@@ -70,7 +92,8 @@ class Signature:
             except (NotImplementedError, ValueError, KeyError):  # its class is not imported here
                 structure = None
         leaves = tuple(None if leaf is None else (leaf[0],) for leaf in value["leaves"])
-        return cls(tuple(value["inputs"]), tuple(value["tensors"]), leaves, structure)
+        bounds = tuple(None if pair is None else (pair[0], pair[1]) for pair in value["bounds"])
+        return cls(tuple(value["inputs"]), tuple(value["tensors"]), bounds, leaves, structure)
 
     def pack(self, results: Sequence[Any]) -> Any:
         """What the network returns, from the compiled function's results."""
@@ -107,3 +130,10 @@ def _leaves(inputs: Sequence[Any]) -> list[tuple[int, str, Any]]:
 def _keys(leaf: tuple[int, str, Any]) -> tuple[int, str]:
     """What to sort leaves by: equal dicts may have their keys in different orders."""
     return leaf[0], leaf[1]
+
+
+def abbreviate(described: Sequence[str]) -> str:
+    """What `describe` returned as a message shows it: of a list of numbers, the first ones."""
+    shown = [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in described[:_MOST_SHOWN]]
+    more = [f"and {len(described) - _MOST_SHOWN} more"] if len(described) > _MOST_SHOWN else []
+    return f"({', '.join([*shown, *more])})"

@@ -50,12 +50,16 @@ class KernelStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionStep:
-    """Operators that have no kernel of ours: a function of plain tensors, compiled by TVM's own means."""
+    """Operators that have no kernel of ours: a function of plain tensors, compiled by TVM's own means.
+
+    `modules` are the paths of the modules whose `forward` calls them, but for the network itself.
+    """
 
     region: Any  # pruneaug.runtime.fallback.Region
     inputs: tuple[tuple[Source, tuple[int, ...]], ...]  # each with its shape
     outputs: tuple[Buffer, ...]
     origin: str
+    modules: tuple[str, ...] = ()
 
 
 Step = KernelStep | RegionStep

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from pruneaug.errors import NetworkError
-from pruneaug.network.layers import Layer, Network, find_layers
+from pruneaug.network.layers import KeptDense, Layer, Network, find_layers, list_layers
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 
@@ -240,3 +240,15 @@ def test_a_network_without_a_prunable_layer_is_refused_with_the_reasons() -> Non
         find_layers(nn.Sequential(nn.Conv2d(2, 2, 1, groups=2)), (torch.ones(1, 2, 3, 3),))
     with pytest.raises(NetworkError, match="no layer with weights"):
         find_layers(nn.ReLU(), (torch.ones(1),))
+
+
+def test_a_network_without_a_prunable_layer_is_listed_with_the_reasons() -> None:
+    network = list_layers(nn.Sequential(nn.Conv1d(2, 2, 1)), (torch.ones(1, 2, 3),))
+    assert network == Network((), (KeptDense("0", "Conv1d layers are not prunable; only nn.Linear and nn.Conv2d are"),))
+
+
+def test_inputs_in_another_precision_than_the_weights_are_told() -> None:
+    with pytest.raises(
+        NetworkError, match=r"\(float64 \[2, 4\]\) .*; its weights are float32, so give inputs in float32"
+    ):
+        find_layers(nn.Sequential(nn.Linear(4, 4)), (torch.ones(2, 4).double(),))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from pruneaug.kernels.build import CpuTarget
-from pruneaug.network.layers import apply_masks, find_layers
+from pruneaug.network.layers import apply_masks, list_layers
 from pruneaug.runtime.compiler import compile_network
 from pruneaug.runtime.graph import export_program
 
@@ -46,14 +46,14 @@ def random_masks(model, network, density=0.4):
 
 def compile_model(model, inputs, masks=None, plans=None, target=SMALL):
     return compile_network(
-        export_program(model, inputs), find_layers(model, inputs), masks or {}, plans or {}, target
+        export_program(model, inputs), list_layers(model, inputs), masks or {}, plans or {}, target
     )  # fmt: skip
 
 
 def check(model, inputs, *, plans=None, target=SMALL, std=0.3):
     """Compile the model with random weights, every second layer masked, and compare with float64."""
     seeded(model, std)
-    masks = random_masks(model, find_layers(model, inputs))
+    masks = random_masks(model, list_layers(model, inputs))
     masks = {name: mask for index, (name, mask) in enumerate(masks.items()) if index % 2 == 0}
     compiled = compile_model(model, inputs, masks, plans, target)
     assert_tree_close(compiled(*inputs), in_float64(model, masks, inputs))

@@ -199,7 +199,7 @@ def test_a_small_vit_is_right(batch, attention):
     config = transformers.ViTConfig(image_size=16, patch_size=4, attn_implementation=attention, **SIZES)
     compiled = check(Wrapped(transformers.ViTForImageClassification(config)), (image(batch, 3, 16, 16),), std=0.1)
     assert "attention" in steps(compiled)
-    assert compiled.report.fallbacks == ("cat, add",)
+    assert compiled.report.fallbacks == ("cat, add in model.vit.embeddings",)
 
 
 def test_a_layer_whose_result_is_not_read_may_stay_prunable():
