@@ -136,18 +136,20 @@ class Measurer:
             torch.set_num_threads(1)
 
     def _likely(self, op: Op, cells: Sequence[Cell]) -> Iterator[tuple[Block | None, float, Variant]]:
-        """Where each variant that `_variants` may take is first taken: patterns share kernels, with few exceptions."""
-        asked: set[Variant] = set()
+        """The first and the last cell of each variant that `_variants` may take: patterns share kernels, and a kernel
+        differs at most between few weights and many."""
+        taken: dict[Variant, list[tuple[Block | None, float]]] = {}
         blocks: set[Block | None] = set()
         for cell in cells:
             if cell.library == RUNTIME_LIBRARY:
                 block = parse_pattern(cell.pattern)
                 found = self._found(op, block, cell.sparsity)
                 for variant in found[:1] if block in blocks else found:
-                    if variant not in asked:
-                        asked.add(variant)
-                        yield block, cell.sparsity, variant
+                    taken.setdefault(variant, []).append((block, cell.sparsity))
                 blocks.add(block)
+        for variant, places in taken.items():
+            for block, sparsity in dict.fromkeys([places[0], places[-1]]):
+                yield block, sparsity, variant
 
     def _found(self, op: Op, block: Block | None, sparsity: float) -> list[Variant]:
         return self._kernels.variants(op, 1 if block is None else block.rows, sparsity, _MOST_VARIANTS)

@@ -22,7 +22,7 @@ def place_threads(call: Callable[[], object], threads: int) -> None:
     """Give the main thread, and those others that work most while `call` runs, a CPU each.
 
     Does nothing where the process may not use as many CPUs, or where the system cannot tell threads' times. Threads
-    that are started later may use the main thread's CPU only: call it again for their work.
+    that are started later may use the main thread's CPU only: call it again for their work, or `use_all_cpus` in them.
     """
     if sys.platform != "linux":
         return
@@ -39,6 +39,12 @@ def place_threads(call: Callable[[], object], threads: int) -> None:
     for task, cpu in zip((0, *busiest), cpus):
         with suppress(ProcessLookupError):
             os.sched_setaffinity(task, {cpu})
+
+
+def use_all_cpus() -> None:
+    """Give the calling thread back what `place_threads` took from the one that started it."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, _allowed)
 
 
 def draw_together(threads: int, seconds: float) -> None:

@@ -20,6 +20,7 @@ from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import DenseLayer
+from pruneaug.profiler.placement import use_all_cpus
 from pruneaug.sparsity.patterns import Block
 
 
@@ -63,8 +64,12 @@ def compile_ahead(
         block, sparsity, variant = one
         kernels.bound(data, data.mask(block, sparsity, 0), [variant], Buffers(), cold=False)
 
-    with ThreadPoolExecutor(threads) as pool, contextlib.suppress(Exception):
+    with _workers(threads) as pool, contextlib.suppress(Exception):
         list(pool.map(compile_one, asked))
+
+
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, initializer=use_all_cpus)
 
 
 class Float32Kernels:
@@ -74,7 +79,7 @@ class Float32Kernels:
 
     def __init__(self, builder: Builder) -> None:
         self._builder = builder
-        self._threads = ThreadPoolExecutor(builder.target.threads)
+        self._threads = _workers(builder.target.threads)
 
     def variants(self, op: Op, block_rows: int, sparsity: float, most: int) -> list[Variant]:
         target = self._builder.target

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from pruneaug.network.ops import LinearOp, Op
 
-_SAMPLES = 96
+_SAMPLES = 48
 
 
 class Reference:
