@@ -6,6 +6,8 @@ with float32 arithmetic and as many threads as it is told. Whatever it converts,
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -161,12 +163,20 @@ def _arrays(program: ExportedProgram) -> list[npt.NDArray[Any]]:
 
 
 def _onnx_file(program: ExportedProgram, folder: Path) -> str:
-    """The program as ONNX in `folder`, its weights beside it, since a file of ONNX holds at most 2 GB."""
+    """The program as ONNX in `folder`, its weights beside it, since a file of ONNX holds at most 2 GB.
+
+    The first process that asks exports it; another one waits.
+    """
     whole, part = folder / "onnx", folder / "onnx.part"
-    if not whole.exists():
-        exported = torch.onnx.export(program, dynamo=True, verbose=False)
-        assert exported is not None
-        part.mkdir(exist_ok=True)
-        exported.save(part / "network.onnx", external_data=True)
-        part.rename(whole)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert exported is not None
+            part.mkdir(exist_ok=True)
+            exported.save(part / "network.onnx", external_data=True)
+            part.rename(whole)
+    finally:
+        os.close(lock)
     return str(whole / "network.onnx")

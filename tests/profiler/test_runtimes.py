@@ -1,5 +1,9 @@
 """The runtimes that pruneaug is compared with: what they compute, and what is said where they are not installed."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -62,6 +66,26 @@ def test_runtimes_of_one_program_share_its_onnx_file(first, tmp_path, monkeypatc
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("it was exported before"))
     RUNTIMES[first].make(program, one_thread, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"onnx"}
+
+
+@pytest.mark.parametrize("name", [installed("onnxruntime")])
+def test_runtimes_that_start_at_once_export_the_program_once(name, tmp_path, monkeypatch, one_thread):
+    program = export_program(*model_and_inputs())
+    exported, export, both = [], torch.onnx.export, threading.Barrier(2)
+
+    def slowly(*args, **options):
+        exported.append(args)
+        time.sleep(0.5)  # so that the other one asks while the file is not there yet
+        return export(*args, **options)
+
+    def make(_):
+        both.wait()
+        return RUNTIMES[name].make(program, one_thread, tmp_path)
+
+    monkeypatch.setattr(torch.onnx, "export", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make, range(2)))
+    assert len(exported) == 1
 
 
 @pytest.mark.slow
