@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from toy_flow import toy_job
 
 import pruneaug
-from pruneaug.errors import CheckpointError, InputError, LatencyTableError, PluginError, RunError, SpecError, TaskError
+from pruneaug.errors import CheckpointError, InputError, RunError, SpecError
 from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import Platform
@@ -302,18 +302,6 @@ def test_a_run_keeps_the_times_its_search_began_with(tmp_path, computed, monkeyp
     assert pruneaug.run({**job, "search": {**job["search"], "trials": 4}}).checkpoint is not None
 
 
-def test_a_plug_in_that_is_none_shows_before_anything_is_measured(tmp_path):
-    for changes in ({"search__strategy": "jiont"}, {"pruner": {"name": "magnitud"}}, {"finetune__name": "trian"}):
-        for verb in (pruneaug.run, pruneaug.dry_run):
-            with pytest.raises(PluginError, match="did you mean"):
-                verb(toy_job(tmp_path, **changes))
-    rules = [{"match": "layer9", "dense": True}]
-    for verb in (pruneaug.profile, pruneaug.run, pruneaug.dry_run):
-        with pytest.raises(SpecError, match="'layer9' matches none"):
-            verb(toy_job(tmp_path, space__layers=rules))
-    assert not list(tmp_path.rglob("*.jsonl"))
-
-
 def test_the_rest_of_a_network_is_measured_with_the_table_held(toy_at, monkeypatch):
     folder = toy_at("profiled")
     shutil.rmtree(store_of(folder).folder / "rest")
@@ -357,41 +345,6 @@ def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):
     exported = pruneaug.export(folder / "run")
     assert exported.report["baselines"][0]["max_relative_error"] is None
     assert json.dumps(pruneaug.bench(exported.checkpoint, trust_code=True), allow_nan=False)
-
-
-@pytest.mark.parametrize("limit", ["max_latency_ms", "max_latency_ratio"])
-def test_a_dry_run_tells_of_a_limit_that_cannot_be_reached_as_the_search_does(toy_at, limit):
-    folder = toy_at("profiled")
-    plan = pruneaug.dry_run(toy_job(folder))
-    least = plan["latency_ms_best"] / (1 if limit == "max_latency_ms" else plan["latency_ms_dense"])
-
-    def job(value):
-        return toy_job(folder, search__objective="accuracy", **{f"search__{limit}": value})
-
-    with pytest.raises(SpecError, match=rf"search\.{limit} must be reachable") as planned:
-        pruneaug.dry_run(job(0.99 * least))
-    with pytest.raises(SpecError) as searched:
-        pruneaug.search(job(0.99 * least))
-    assert str(planned.value) == str(searched.value)
-    assert pruneaug.dry_run(job(1.001 * least))["latency_ms_best"] == plan["latency_ms_best"]
-
-
-def test_a_dry_run_finds_labels_that_the_network_has_no_output_for(tmp_path):
-    loaders = make_loaders()
-    inputs, labels = next(iter(loaders["validation"]))
-    loaders["validation"] = [(inputs, labels + 100)]
-    job = toy_job(tmp_path, platform__batch=64)
-    with pytest.raises(TaskError, match="labels must be below the number of classes"):
-        pruneaug.dry_run(job, task=task_from_modules(make_network(), **loaders, trained=False))
-
-
-def test_a_dry_run_of_a_table_of_another_machine_says_so(toy_at):
-    folder = toy_at("profiled")
-    path = store_of(folder).folder / "platform.json"
-    other = replace(Platform.from_json(json.loads(path.read_text())), cpu="another")
-    path.write_text(json.dumps(other.to_json()))
-    with pytest.raises(LatencyTableError, match=r"cpu: .* here, another there"):
-        pruneaug.dry_run(toy_job(folder, platform__name=store_of(folder).folder.name))
 
 
 @pytest.mark.slow
