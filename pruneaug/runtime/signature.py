@@ -65,7 +65,7 @@ class Signature:
                 raise InputError(
                     f"tensor {number} of the inputs ({self.inputs[self.tensors[number]]}) is an index and must hold "
                     f"numbers from {bounds[0]} to {bounds[1]}, but got {low if low < bounds[0] else high}; give it "
-                    "numbers of what is there"
+                    "indices that there are"
                 )
 
     def to_json(self) -> dict[str, Any]:
