@@ -148,6 +148,14 @@ def test_progress_counts_from_none_to_all(scripted):
     assert {total for _, total, _ in seen} == {len(seen) - 1} == {4}
 
 
+def test_progress_ends_once_where_more_rounds_are_needed(scripted, monkeypatch):
+    asked = iter([True] * 5 + [False])
+    monkeypatch.setattr(timing.TurnTaking, "go_on", lambda _: next(asked))
+    seen = []
+    scripted("good", progress=lambda *values: seen.append(values))
+    assert [done for done, _, _ in seen] == [0, 1, 2, 2, 2, 2, 3]
+
+
 @pytest.mark.slow
 def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error(tmp_path):
     """Real processes: each imports PyTorch, all but the first one the compiler too."""
