@@ -56,7 +56,9 @@ class Rest:
         rows = np.stack([layers / latencies, 1 / latencies], axis=1)
         scale = np.array([1.0, latencies.mean()])  # of unknowns alike in size
         bounds = [_LEAST_FACTOR, 0.0], [_LARGEST_FACTOR, np.inf]
-        return float((lsq_linear(rows * scale, np.ones(len(layers)), bounds).x * scale)[1])
+        # An active set ends at the solution itself; the default method ends somewhere near one at a bound.
+        solution = lsq_linear(rows * scale, np.ones(len(layers)), bounds, method="bvls")
+        return float(solution.x[1] * scale[1])
 
     def layer_factor(self, sparsity: float) -> float:
         """What a layer of this sparsity takes in the network, as a multiple of its time in the table.
