@@ -22,6 +22,7 @@ from pruneaug.searcher.stoppers import STOPPERS
 from pruneaug.searcher.study import make_plugins
 from pruneaug.spec.models import JobSpec, PlugIn, TaskSpec
 from pruneaug.tasks import MODELS, TASKS
+from pruneaug.tasks.build import takes_network
 from pruneaug.tasks.network import NetworkSource, argument_names
 from pruneaug.trackers import TRACKERS
 
@@ -101,12 +102,7 @@ def _problem(check: Callable[[], Any]) -> str | None:
 
 
 def _check_task(spec: TaskSpec) -> None:
-    takes_model = "model" in argument_names(TASKS.load(spec.name))
-    TASKS.check(spec.name, spec.options, **({"model": None} if takes_model else {}))
-    if takes_model and spec.model is None:
-        raise TaskError(f"the task {spec.name!r} needs a network, but `model` is missing; for example name: resnet20")
-    if not takes_model and (spec.model is not None or spec.checkpoint is not None):
-        raise TaskError(f"the task {spec.name!r} brings its own network; leave out `model` and `checkpoint`")
+    TASKS.check(spec.name, spec.options, **({"model": None} if takes_network(spec) else {}))
     if spec.checkpoint is not None and not Path(spec.checkpoint).exists():
         raise TaskError(
             f"`checkpoint` must exist, but there is no {spec.checkpoint}; check the path, from {Path.cwd()}"

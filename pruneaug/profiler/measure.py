@@ -42,12 +42,13 @@ Call = Callable[[], object]
 
 @dataclass(slots=True)
 class _Bench:
-    """An op that is measured: the input that all its kernels read, the fastest variant of each pattern at the sparsity
-    that was measured last."""
+    """An op that is measured: the input that all its kernels read, the likeliest variants by the rows of a block and
+    the sparsity, the fastest variant of each pattern at the sparsity that was measured last."""
 
     data: OpData
     buffers: Buffers = field(default_factory=Buffers)
     x: Any = None
+    likeliest: dict[tuple[int, float], list[Variant]] = field(default_factory=dict)
     fastest: dict[Block | None, Variant] = field(default_factory=dict)
 
 
@@ -75,7 +76,7 @@ class Measurer:
     def measure(self, op: Op, cells: Sequence[Cell]) -> Iterator[LatencyRecord]:
         """One record for each cell, in order, as soon as it is measured; a cell that fails yields its error."""
         bench = _Bench(OpData(op))
-        compile_ahead(self._kernels, bench.data, self._likely(op, cells), self._platform.threads)
+        compile_ahead(self._kernels, bench.data, self._likely(bench, cells), self._platform.threads)
         for cell in cells:
             try:
                 with torch.inference_mode():
@@ -135,7 +136,7 @@ class Measurer:
         finally:
             torch.set_num_threads(1)
 
-    def _likely(self, op: Op, cells: Sequence[Cell]) -> Iterator[tuple[Block | None, float, Variant]]:
+    def _likely(self, bench: _Bench, cells: Sequence[Cell]) -> Iterator[tuple[Block | None, float, Variant]]:
         """The first and the last cell of each variant that `_variants` may take: patterns share kernels, and a kernel
         differs at most between few weights and many."""
         taken: dict[Variant, list[tuple[Block | None, float]]] = {}
@@ -143,7 +144,7 @@ class Measurer:
         for cell in cells:
             if cell.library == RUNTIME_LIBRARY:
                 block = parse_pattern(cell.pattern)
-                found = self._found(op, block, cell.sparsity)
+                found = self._found(bench, block, cell.sparsity)
                 for variant in found[:1] if block in blocks else found:
                     taken.setdefault(variant, []).append((block, cell.sparsity))
                 blocks.add(block)
@@ -151,12 +152,15 @@ class Measurer:
             for block, sparsity in dict.fromkeys([places[0], places[-1]]):
                 yield block, sparsity, variant
 
-    def _found(self, op: Op, block: Block | None, sparsity: float) -> list[Variant]:
-        return self._kernels.variants(op, 1 if block is None else block.rows, sparsity, _MOST_VARIANTS)
+    def _found(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:
+        key = 1 if block is None else block.rows, sparsity
+        if key not in bench.likeliest:
+            bench.likeliest[key] = self._kernels.variants(bench.data.op, *key, _MOST_VARIANTS)
+        return bench.likeliest[key]
 
     def _variants(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:
         """What is measured: the likeliest, and later the fastest at the pattern's last sparsity beside the first."""
-        found = self._found(bench.data.op, block, sparsity)
+        found = self._found(bench, block, sparsity)
         last = bench.fastest.get(block)
         return found if last is None else list(dict.fromkeys([last, found[0]]))
 

@@ -165,7 +165,7 @@ class ProbeProcess(Probe):
             time.sleep(_REST_S)
             return self.noted(seconds)
         except ProcessEnded:
-            return self.noted([min(1.0, fastest) for fastest in self._fastest_s])
+            return (0.0,) * len(_LIMITS)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ to itself; and the maximum of negative infinities is the least finite value.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 def _extremum(is_max: bool, importer: Importer, node: fx.Node) -> Any:
     """The largest or smallest value along dimensions; NaN if there is one."""
-    emit, x = importer.block_builder.emit, importer.env[node.args[0]]
-    dims = argument(node, 1, "dim", None)
+    x, dims = importer.env[node.args[0]], argument(node, 1, "dim", None)
     dims = [dims] if isinstance(dims, int) else list(dims or range(x.ty.ndim))
     keepdim = bool(argument(node, 2, "keepdim", False))
     if _is_float(x) and dims:
         return _extremum_of_floats(is_max, importer, x, dims, keepdim)
-    is_bool = str(x.ty.dtype) == "bool"
-    reduce = relax.op.max if is_max else relax.op.min
-    result = emit(reduce(emit(relax.op.astype(x, "int8")) if is_bool else x, dims or None, keepdim))
+    return reduced(relax.op.max if is_max else relax.op.min, importer, x, dims, keepdim)
+
+
+def reduced(op: Callable[..., Any], importer: Importer, x: Any, dims: Sequence[int], keepdim: bool) -> Any:
+    """TVM's reduction along dimensions, all if there are none; it computes booleans as integers."""
+    emit, is_bool = importer.block_builder.emit, str(x.ty.dtype) == "bool"
+    result = emit(op(emit(relax.op.astype(x, "int8")) if is_bool else x, list(dims) or None, keepdim))
     return emit(relax.op.astype(result, "bool")) if is_bool else result
 
 

@@ -112,16 +112,9 @@ def _select(importer: Importer, node: fx.Node) -> Any:
     return emit(relax.op.squeeze(piece, [dim]))
 
 
-def _reduce(op: Callable[..., Any], importer: Importer, node: fx.Node) -> Any:
-    x = importer.env[node.args[0]]
-    dims = indexing.argument(node, 1, "dim", None)
-    emit = importer.block_builder.emit
-    is_bool = str(x.ty.dtype) == "bool"
-    if is_bool:
-        x = emit(relax.op.astype(x, "int8"))
-    dims = None if isinstance(dims, list | tuple) and not dims else dims
-    result = emit(op(x, dims, bool(indexing.argument(node, 2, "keepdim", False))))
-    return emit(relax.op.astype(result, "bool")) if is_bool else result
+def _product(importer: Importer, node: fx.Node) -> Any:
+    dim, keepdim = indexing.argument(node, 1, "dim", None), bool(indexing.argument(node, 2, "keepdim", False))
+    return comparisons.reduced(relax.op.prod, importer, importer.env[node.args[0]], [dim], keepdim)
 
 
 def _to_copy(importer: Importer, node: fx.Node) -> Any:
@@ -159,7 +152,7 @@ _CONVERTERS: dict[str, Callable[[Importer, fx.Node], Any]] = {
     **comparisons.CONVERTERS,
     "_to_copy.default": _to_copy,
     "select.int": _select,
-    "prod.dim_int": partial(_reduce, relax.op.prod),
+    "prod.dim_int": _product,
     "mm.default": _matmul,
     "bmm.default": _matmul,
 }

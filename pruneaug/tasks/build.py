@@ -38,9 +38,7 @@ def build_task(spec: TaskSpec) -> Task:
     is completed with the job's network.
     """
     source = None if spec.model is None else NetworkSource(spec.model, spec.checkpoint)
-    takes_model = "model" in argument_names(TASKS.load(spec.name))
-    if takes_model and source is None:
-        raise TaskError(f"the task {spec.name!r} needs a network, but `model` is missing; for example name: resnet20")
+    takes_model = takes_network(spec)
     result = TASKS.create(spec.name, spec.options, **({"model": source} if takes_model else {}))
     if isinstance(result, Task):
         if not takes_model and (source is not None or spec.checkpoint is not None):
@@ -66,6 +64,14 @@ def build_task(spec: TaskSpec) -> Task:
         )
     network: dict[str, Any] = {"model": source.builder(), "trained": source.trained}
     return task_from_modules(**(network | parts), name=spec.name)
+
+
+def takes_network(spec: TaskSpec) -> bool:
+    """Whether the task's callable asks for the job's network. Raises TaskError if it does and the job has none."""
+    asks = "model" in argument_names(TASKS.load(spec.name))
+    if asks and spec.model is None:
+        raise TaskError(f"the task {spec.name!r} needs a network, but `model` is missing; for example name: resnet20")
+    return asks
 
 
 def _checked_keys(parts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -75,3 +75,15 @@ def test_cpus_of_hardware_are_compared_with_nothing_but_themselves(monkeypatch):
     probe = probes.ProbeProcess(detect())
     assert probe.is_quiet(probe.wait())
     assert machine.drawn == 0
+
+
+def test_a_probe_whose_process_has_ended_disturbs_no_measurement(machine, monkeypatch):
+    def read(_):
+        raise probes.ProcessEnded("was killed")
+
+    machine.answers = [APART]
+    probe = probes.ProbeProcess(detect())
+    probe.run()
+    monkeypatch.setattr(machine, "read", read)
+    assert probe.is_quiet(probe.wait())
+    assert machine.drawn == 0
