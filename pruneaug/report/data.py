@@ -83,6 +83,12 @@ def max_accuracy_loss(data: Data) -> float | None:
     return value if is_number(value) and constraint.get("objective") != "accuracy" else None
 
 
+def expected_recovery(data: Data) -> float:
+    """The loss that trials may have beyond the largest allowed one, before the final fine-tuning."""
+    value = section(data, "constraint").get("expected_recovery")
+    return value if is_number(value) and max_accuracy_loss(data) is not None else 0.0
+
+
 def max_latency_ms(data: Data) -> float | None:
     """The largest latency that is allowed; None where it has no limit."""
     value = section(data, "constraint").get("max_latency_ms")

@@ -88,6 +88,7 @@ def constraint_of(job: Data, dense_ms: float | None) -> dict[str, Any]:
         limit_ms = ratio * dense_ms
     return {
         "max_accuracy_loss": search.get("max_accuracy_loss"),
+        "expected_recovery": search.get("expected_recovery") or 0.0,
         "objective": search.get("objective") or "latency",
         "max_latency_ms": limit_ms,
     }

@@ -12,6 +12,7 @@ from pruneaug.report.data import (
     best_baseline,
     chosen_trial,
     closest_trial,
+    expected_recovery,
     is_number,
     max_accuracy_loss,
     max_latency_ms,
@@ -148,11 +149,12 @@ def _unfinished(data: Data) -> list[str]:
     allowed = "" if limit is None else f" ({points(limit)} allowed)"
     how_far = f"{done} of {wanted} trials are finished" if is_number(wanted) else f"{done} trials are finished"
     saved = ratio(section(data, "dense").get("latency_ms_predicted"), best.get("latency_ms_predicted"))
-    closest = closest_trial(data)
+    closest, recovery = closest_trial(data), expected_recovery(data)
     if best:
         found = (
             f"So far trial {best.get('number')} is best: predicted {milliseconds(best.get('latency_ms_predicted'))}, "
             f"{times(saved)} faster than dense, {_loss_words(data)}."
+            + (f" The final fine-tuning is expected to win {points(recovery)} back." if recovery > 0 else "")
         )
     elif closest:
         found = (

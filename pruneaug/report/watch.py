@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from pruneaug.errors import RunError
-from pruneaug.report.data import Data, best_feasible, is_number, max_accuracy_loss, max_latency_ms, ratio, section
+from pruneaug.report.data import (
+    Data,
+    best_feasible,
+    expected_recovery,
+    is_number,
+    max_accuracy_loss,
+    max_latency_ms,
+    ratio,
+    section,
+)
 from pruneaug.report.folder import LAYERS, constraint_of, read_job, read_object, read_trial, trial_numbers, trial_row
 from pruneaug.report.words import epoch_words, lost_points, milliseconds, points, ratio_words, seconds, trial_state
 
@@ -50,7 +59,10 @@ class RunWatch:
         """What is allowed."""
         data = {"constraint": self._constraint}
         loss, latency = max_accuracy_loss(data), max_latency_ms(data)
-        return f"{points(loss)} allowed" if loss is not None else f"at most {milliseconds(latency)} allowed"
+        if loss is None:
+            return f"at most {milliseconds(latency)} allowed"
+        recovery = expected_recovery(data)
+        return f"{points(loss)} allowed" + (f" and {points(recovery)} to be won back" if recovery > 0 else "")
 
     @property
     def epochs(self) -> float:

@@ -30,14 +30,13 @@ def end_search(driver: Driver) -> Winner | None:
 
     Each is done once; a search that was killed in it goes on. None if no trial keeps the constraint.
     """
-    run, goal = driver.run, driver.goal
-    finalists = goal.finalists(driver.records, driver.job.finetune.finalists)
+    run = driver.run
     path = run.best / "record.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
-    numbers = [trial.number for trial in finalists]
-    if not known or [item["number"] for item in known.get("finalists", [known])] != numbers:
+    finalists = _refine(driver)
+    if not known or [item["number"] for item in known.get("finalists", [known])] != [f["number"] for f in finalists]:
         path.unlink(missing_ok=True)  # the weights beside it are about to change
-        known = _choose(driver, _refine(driver, finalists))
+        known = _choose(driver, finalists)
         if not known:
             return None
         write_json(path, known)
@@ -49,36 +48,54 @@ def end_search(driver: Driver) -> Winner | None:
     return Winner(winner, float(known["accuracy_validation"]), tuple(accuracies))
 
 
-def _refine(driver: Driver, finalists: list[TrialRecord]) -> list[dict[str, Any]]:
-    """What became of each finalist: the better of the trial's network and the longer fine-tuned one."""
-    works = [_final_work(driver, trial) for trial in finalists]
-    todo = [work for work in works if not (work.folder / "record.json").exists()]
-    for event in driver.do(todo):
-        trial = driver.records[event.work.number]
-        write_json(event.work.folder / "record.json", _finalist(trial, event))
-        driver.run.checkpoint(event.work.key).unlink(missing_ok=True)
-    return [read_json(work.folder / "record.json") for work in works]
+def _refine(driver: Driver) -> list[dict[str, Any]]:
+    """What became of each finalist: the better of the trial's network and the longer fine-tuned one.
+
+    As many at a time as there are workers: which trial is the next one, the last ones tell.
+    """
+    goal, count = driver.goal, driver.job.finetune.finalists
+    done: list[dict[str, Any]] = []
+    while finalists := goal.finalists(
+        driver.records, count, {f["number"]: goal.dense_accuracy - f["accuracy_validation"] for f in done}
+    ):
+        works = [_final_work(driver, trial) for trial in finalists[: driver.executor.capacity]]
+        for event in driver.do([work for work in works if not (work.folder / "record.json").exists()]):
+            trial = driver.records[event.work.number]
+            write_json(event.work.folder / "record.json", _finalist(trial, event))
+            driver.run.checkpoint(event.work.key).unlink(missing_ok=True)
+        done += [read_json(work.folder / "record.json") for work in works]
+    return done
 
 
 def _finalist(trial: TrialRecord, event: Judged | Failed) -> dict[str, Any]:
     """A fine-tuning that fails or does not help leaves the trial's network as it is: no error may lose it."""
-    facts: dict[str, Any] = {"number": trial.number, "accuracy_validation": trial.accuracy_validation, "epochs": 0.0}
+    facts = _unrefined(trial)
     if isinstance(event, Failed):
-        return {**facts, "refined": False, "error": event.error}
+        return {**facts, "error": event.error}
     facts["epochs"] = event.epochs  # also where they did not help: they were spent
     if event.accuracy < (trial.accuracy_validation or 0.0):
-        return {**facts, "refined": False, "error": None}
-    return {**facts, "accuracy_validation": event.accuracy, "refined": True, "error": None}
+        return facts
+    return {**facts, "accuracy_validation": event.accuracy, "refined": True}
+
+
+def _unrefined(trial: TrialRecord) -> dict[str, Any]:
+    accuracy = trial.accuracy_validation
+    return {"number": trial.number, "accuracy_validation": accuracy, "epochs": 0.0, "refined": False, "error": None}
 
 
 def _choose(driver: Driver, finalists: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best of the finalists that keep the constraint, its network stored; empty if none does."""
+    """The best of the finalists that keep the constraint, its network stored; empty if none does.
+
+    Or a trial that keeps it as it is, where finalists that had still to win accuracy back did not.
+    """
     run, goal = driver.run, driver.goal
+    numbers = {facts["number"] for facts in finalists}
+    others = [trial for trial in goal.wanted(driver.records, 1) if trial.number not in numbers]
     ranked = []
-    for facts in finalists:
+    for facts in [*finalists, *map(_unrefined, others)]:
         trial = driver.records[facts["number"]]
         loss = goal.dense_accuracy - facts["accuracy_validation"]
-        facts["feasible"] = goal.violation(loss, trial.latency_us) <= 0
+        facts["feasible"] = goal.ends_with(loss, trial)
         first, second = (loss, trial.latency_us) if goal.objective == "accuracy" else (trial.latency_us, loss)
         if facts["feasible"] and trial.latency_us < goal.dense_us:
             ranked.append((first, second, trial.number, facts))

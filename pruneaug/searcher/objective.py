@@ -13,6 +13,8 @@ from pruneaug.spec.models import SearchSpec
 
 Records = Mapping[int, TrialRecord]
 
+_CLOSE = 3  # networks kept for each finalist that does not keep the limit yet
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -21,6 +23,8 @@ class Goal:
     `latency`: the least latency below that of dense, with a loss of at most `max_accuracy_loss`. `accuracy`: the least
     loss, with a latency below that of dense and at most `max_latency_us`. `front`: both; what no other trial beats in
     one without losing in the other, and the `latency` answer is the network that the search ends with.
+
+    A trial may lose `expected_recovery` more: so much the final fine-tuning is expected to win back.
     """
 
     objective: Objective
@@ -28,12 +32,18 @@ class Goal:
     dense_accuracy: float
     max_accuracy_loss: float
     max_latency_us: float | None = None
+    expected_recovery: float = 0.0
+
+    @property
+    def trial_loss(self) -> float:
+        """The largest loss of a feasible trial."""
+        return self.max_accuracy_loss + self.expected_recovery
 
     def violation(self, loss: float, latency_us: float) -> float:
         """What a judged trial exceeds the limit by; at most 0 if it keeps it."""
         if self.max_latency_us is not None:
             return excess(latency_us / self.max_latency_us, 1.0)
-        return excess(loss, self.max_accuracy_loss)
+        return excess(loss, self.trial_loss)
 
     def can_win(self, latency_us: float, records: Records) -> bool:
         """Whether a network of this latency could still be the best (of `front`: in the front)."""
@@ -50,7 +60,7 @@ class Goal:
     def loss_to_beat(self, latency_us: float, records: Records) -> float:
         """The largest loss with which a network of this latency could be the best (of `front`: in the front)."""
         if self.objective == "latency":
-            return self.max_accuracy_loss
+            return self.trial_loss
         others = judged(records) if self.objective == "accuracy" else _no_slower(judged(records), latency_us)
         return min((r.accuracy_loss for r in others if r.accuracy_loss is not None), default=1.0)
 
@@ -73,36 +83,67 @@ class Goal:
         """The judged trials faster than dense that no other beats in latency and loss, fastest first."""
         return non_dominated(r for r in judged(records) if r.latency_us < self.dense_us)
 
-    def finalists(self, records: Records, count: int) -> list[TrialRecord]:
-        """The trials that a longer fine-tuning may make the winner: the best one, and those that could beat it then.
+    def finalists(self, records: Records, count: int, final_losses: Mapping[int, float]) -> list[TrialRecord]:
+        """The trials that a longer fine-tuning may make the winner, the next one first, `count` with those that had it.
 
-        Beside the best feasible trial these are, of objective `accuracy`, the next in rank; of the others the faster
-        ones that exceed the allowed loss, the closest first.
+        `final_losses` are the losses after it, by the number of the trial. Of objective `accuracy` the best trials have
+        their turn, in rank. Of the others the best one is the first, and then those that are faster than every finalist
+        within the limit: what finalists won back tells which of them would keep it too. The fastest of these is the
+        next, or the closest to the limit where none would.
         """
-        ranked = self.ranked(records)
-        if self.objective == "accuracy":
-            return ranked[:count]
-        below_us = ranked[0].latency_us if ranked else self.dense_us
-        close = [r for r in judged(records) if not r.feasible and r.latency_us < below_us]
-        close.sort(key=lambda r: (r.violation or 0.0, r.latency_us, r.number))
-        return [*ranked[:1], *close[: count - 1]]
+        left = [r for r in self.wanted(records, count) if r.number not in final_losses]
+        if self.objective != "accuracy":
+            kept_us = [records[n].latency_us for n, loss in final_losses.items() if self.ends_with(loss, records[n])]
+            left = [r for r in left if r.latency_us < min(kept_us, default=self.dense_us)]
+            best = self.best(records)
+            if final_losses:
+                left.sort(key=lambda r: (self._final_excess(r, records, final_losses), r.latency_us, r.number))
+            elif best is not None:
+                left.sort(key=lambda r: (r != best, r.feasible, r.violation or 0.0, r.latency_us, r.number))
+        return left[: max(0, count - len(final_losses))]
+
+    def ends_with(self, loss: float, record: TrialRecord) -> bool:
+        """Whether a trial's network may be the one that the search ends with, if it loses so much now."""
+        return excess(loss, self.max_accuracy_loss) <= 0 if self.max_latency_us is None else record.feasible
+
+    def _final_excess(self, record: TrialRecord, records: Records, final_losses: Mapping[int, float]) -> float:
+        """What a trial would exceed the limit by if it won back what the finalist did that had lost the most alike."""
+
+        def lost(number: int) -> float:
+            return records[number].accuracy_loss or 0.0
+
+        loss = lost(record.number)
+        alike = min(final_losses, key=lambda number: (abs(lost(number) - loss), number))
+        return max(0.0, excess(loss - lost(alike) + final_losses[alike], self.max_accuracy_loss))
 
     def wanted(self, records: Records, finalists: int) -> list[TrialRecord]:
-        """The trials whose networks the end of the search needs: the finalists, and the whole front if it is asked."""
-        needed = self.finalists(records, finalists)
-        if self.objective != "front":
-            return needed
-        return [*needed, *(r for r in self.front(records) if r not in needed)]
+        """The trials whose networks the end of the search may need, the whole front if it is asked for.
+
+        These are the best; the front from it to the fastest that needs nothing won back; and faster ones that exceed
+        the allowed loss, the closest first, more than finalists: which of them are worth it shows later.
+        """
+        if self.objective == "accuracy":
+            return self.ranked(records)[:finalists]
+        front = self.front(records)
+        if self.objective == "front":
+            return list(front)
+        feasible = [r for r in front if r.feasible]
+        safe = [r.latency_us for r in feasible if self.ends_with(r.accuracy_loss or 0.0, r)]
+        close = sorted((r for r in front if not r.feasible), key=lambda r: (r.violation or 0.0, r.latency_us, r.number))
+        return [
+            *(r for r in feasible if r.latency_us <= min(safe, default=self.dense_us)),
+            *close[: _CLOSE * (finalists - 1)],
+        ]
 
     def store_from(self, finalists: int) -> float:
         """The accuracy below which a trial's network is never needed."""
         if self.objective != "latency" or finalists > 1:
             return 0.0
-        return self.dense_accuracy - self.max_accuracy_loss - 2 * ROUNDING
+        return self.dense_accuracy - self.trial_loss - 2 * ROUNDING
 
     def shortfall(self, loss: float) -> float:
         """What a stopper compares at a rung: the loss beyond what is allowed, or of `accuracy` the whole loss."""
-        return loss if self.objective == "accuracy" else max(0.0, excess(loss, self.max_accuracy_loss))
+        return loss if self.objective == "accuracy" else max(0.0, excess(loss, self.trial_loss))
 
     def constraints(self, record: TrialRecord, directions: int) -> dict[str, float]:
         """What the study takes as constraints, allowed when <= 0.
@@ -128,7 +169,9 @@ class Goal:
 def make_goal(search: SearchSpec, dense_us: float, dense_accuracy: float) -> Goal:
     """What `search` asks for, against a dense network of this latency and validation accuracy."""
     limit_us = _max_latency_us(search, dense_us)
-    return Goal(search.objective, dense_us, dense_accuracy, search.max_accuracy_loss, limit_us)
+    return Goal(
+        search.objective, dense_us, dense_accuracy, search.max_accuracy_loss, limit_us, search.expected_recovery
+    )
 
 
 def check_reachable(search: SearchSpec, dense_us: float, best_possible_us: float) -> None:

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from pruneaug.searcher.space import Objective
-from pruneaug.searcher.trial import TrialRecord
+from pruneaug.searcher.trial import TrialRecord, excess
 
 Outcome = Literal["found", "stay dense", "infeasible", "failed"]
 
@@ -57,7 +57,9 @@ class SearchResult:
         if self.best is not None:
             return "found"
         if self.closest is not None:
-            return "stay dense" if any(trial.feasible for trial in self.trials) else "infeasible"
+            feasible_us = [trial.latency_us for trial in self.trials if trial.feasible]
+            # A faster one that is feasible had accuracy to win back, and did not.
+            return "stay dense" if feasible_us and min(feasible_us) >= self.dense_latency_us else "infeasible"
         return "failed" if any(trial.state == "failed" for trial in self.trials) else "stay dense"
 
     @property
@@ -68,7 +70,9 @@ class SearchResult:
             allowed = f"a latency of {self.max_latency_us / 1e3:.4g} ms is allowed"
         if self.best is not None:
             loss = self.best.accuracy_loss or 0.0
-            if not self.best.feasible and self.best_accuracy is not None:  # the long fine-tuning made it so
+            has_limit = self.max_latency_us is None
+            if has_limit and excess(loss, self.max_accuracy_loss) > 0 and self.best_accuracy is not None:
+                # The long fine-tuning brought it within the limit.
                 loss = self.dense_accuracy - self.best_accuracy
             changes = f"loses {loss:.4f}" if loss >= 0 else f"gains {-loss:.4f}"
             return f"trial {self.best.number} {changes} of validation accuracy, and {allowed}"

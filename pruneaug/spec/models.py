@@ -229,6 +229,11 @@ class SearchSpec(Spec):
     max_accuracy_loss: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.01, description="Largest loss of validation accuracy against the dense network (0.01 is one point)"
     )
+    expected_recovery: Fraction = Field(
+        default=0.0,
+        description="Accuracy that the final fine-tuning is expected to win back: a trial may lose so much more. The "
+        "network that the search ends with may not",
+    )
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="No trial starts after this many seconds; null: no limit"
     )
@@ -287,6 +292,11 @@ class SearchSpec(Spec):
             )
         if self.objective != "accuracy" and limits:
             raise ValueError(f"{limits[0]} goes with objective `accuracy`, but the objective is `{self.objective}`")
+        if self.objective == "accuracy" and self.expected_recovery > 0:
+            raise ValueError(
+                f"expected_recovery goes with a limit of the loss, which objective `accuracy` has none of, but got "
+                f"{self.expected_recovery:g}; leave it out"
+            )
         return self
 
 

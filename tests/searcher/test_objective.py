@@ -93,10 +93,37 @@ def test_in_a_front_only_what_a_faster_network_without_loss_beats_cannot_win():
 
 
 def test_finalists_are_the_best_and_the_faster_ones_that_nearly_keep_the_loss():
-    done = records(record(0, 80, 0.01), record(1, 60, 0.03), record(2, 50, 0.025), record(3, 90, 0.021))
-    assert [r.number for r in goal().finalists(done, 1)] == [0]
-    assert [r.number for r in goal().finalists(done, 3)] == [0, 2, 1]
-    assert [r.number for r in goal().finalists(records(record(1, 60, 0.03)), 1)] == []
+    done = records(record(0, 80, 0.01), record(1, 50, 0.03), record(2, 60, 0.025), record(3, 90, 0.005))
+    assert [r.number for r in goal().finalists(done, 1, {})] == [0]
+    assert [r.number for r in goal().finalists(done, 3, {})] == [0, 2, 1]
+    assert [r.number for r in goal().finalists(records(record(1, 60, 0.03)), 1, {})] == []
+    assert [r.number for r in goal().finalists(records(record(1, 60, 0.03)), 2, {})] == [1]
+
+
+def test_what_a_finalist_won_back_tells_which_one_is_next():
+    done = records(record(0, 80, 0.02), record(1, 40, 0.05), record(2, 50, 0.04), record(3, 60, 0.03))
+    won_back = [(0.005, 3), (0.012, 3), (0.021, 2), (0.03, 1)]
+    for recovery, number in won_back:
+        assert goal().finalists(done, 2, {0: 0.02 - recovery})[0].number == number
+    assert goal().finalists(done, 1, {0: 0.0}) == []
+    after_success = goal().finalists(done, 9, {0: 0.0, 2: 0.015})
+    assert [r.number for r in after_success] == [1]  # what is slower than a finalist within the limit cannot win
+    after_failure = goal().finalists(done, 9, {0: 0.0, 2: 0.025})
+    assert [r.number for r in after_failure] == [3, 1]
+
+
+def test_trials_may_lose_what_the_final_fine_tuning_is_expected_to_win_back():
+    patient = Goal("latency", 100.0, 1.0, 0.02, expected_recovery=0.01)
+    items = [(0, 80, 0.02), (1, 70, 0.025), (2, 60, 0.03), (3, 50, 0.031)]
+    done = records(*(record(n, latency, loss, max_loss=0.03) for n, latency, loss in items))
+    assert [patient.violation(loss, latency) <= 0 for _, latency, loss in items] == [True, True, True, False]
+    assert patient.best(done).number == 2
+    assert [patient.ends_with(loss, done[n]) for n, _, loss in items] == [True, False, False, False]
+    # As far as the one that needs nothing won back: it is what is left if the faster ones fail.
+    assert [r.number for r in patient.wanted(done, 1)] == [2, 1, 0]
+    assert [r.number for r in patient.finalists(done, 1, {})] == [2]
+    assert [r.number for r in patient.finalists(done, 2, {2: 0.024})] == [1]
+    assert [r.number for r in patient.finalists(done, 2, {2: 0.019})] == [3]
 
 
 def test_a_stopped_trial_is_held_against_the_limit_at_its_last_rung():

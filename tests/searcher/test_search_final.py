@@ -140,6 +140,30 @@ def test_finalists_that_stay_infeasible_do_not_win(tmp_path):
     assert result.best.feasible
 
 
+@pytest.mark.parametrize("left", [0.5, 0.999])
+def test_a_search_that_expects_recovery_ends_with_a_network_within_the_limit(tmp_path, left):
+    job = make_job(trials=12, strategy="random", expected_recovery=0.02)
+    result, evaluator = search(tmp_path, job, evaluator=Recovering(left))
+    assert evaluator.refined == 1
+    assert 1 - result.best_accuracy <= 0.02
+    assert result.outcome == "found"
+    assert (1 - result.best.accuracy_validation > 0.02) == (left == 0.5)
+    record = read_json(tmp_path / "best" / "record.json")
+    # What did not win enough back leaves the field to a trial that needs nothing won back, which was not refined.
+    assert [item["feasible"] for item in record["finalists"]] == [left == 0.5]
+    assert (record["epochs"] == 0) == (left != 0.5)
+    assert load_best(make_parts()[0], RunDir(tmp_path)).trial == result.best
+    assert search(tmp_path, job, evaluator=Recovering(left))[1].refined == 0
+
+
+def test_recovery_that_does_not_come_is_told(tmp_path):
+    job = make_job(trials=12, strategy="random", max_accuracy_loss=0.0, expected_recovery=0.03)
+    result, _ = search(tmp_path, job, evaluator=Recovering(0.999))
+    assert any(trial.feasible for trial in result.trials)
+    assert result.best is None
+    assert result.outcome == "infeasible"
+
+
 def test_the_winner_is_made_again_with_other_seeds_and_each_repeat_only_once(tmp_path):
     job = make_job().model_copy(update={"finetune": make_job().finetune.model_copy(update={"repeats": 3})})
     result, evaluator = search(tmp_path, job, evaluator=Recovering())
