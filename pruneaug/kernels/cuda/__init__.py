@@ -1,0 +1,5 @@
+"""Block-sparse products on the tensor cores of NVIDIA GPUs, generated as TIR and compiled by NVRTC.
+
+`products` makes a call of the kernel in `spmm` from a layer's weights; `variants` lists its tiles, `packing` the arrays
+that it reads, `compiler` its machine code. All of it compiles on a machine without a GPU.
+"""

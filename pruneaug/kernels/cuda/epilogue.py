@@ -1,0 +1,94 @@
+"""What becomes of a thread block's sums: bias, residual, activation and clamp, then stores to global memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from pruneaug.kernels.cuda import fragments as gpu
+from pruneaug.kernels.cuda.formats import Format
+from pruneaug.kernels.cuda.variants import CudaVariant
+from pruneaug.kernels.functions import apply
+
+
+def store_rows(
+    form: Format, variant: CudaVariant, activation: str, sums: Any, arrays: dict[str, Any], scalars: Any, token: Any,
+    output: Any, lane: Any,
+) -> None:  # fmt: skip
+    """Y [tokens, N] from a warp's sums, whose rows are tokens from `token` and whose columns outputs from `output`."""
+    run = variant.together // 4  # outputs of one token that a lane holds
+    mmas = variant.together // 8
+    values, bias = gpu.registers(run, "float32"), gpu.registers(run, "float32")
+    words = gpu.registers(run * form.size // 4)
+    columns = variant.warp_outputs // 8
+    for part in range(variant.warp_outputs // variant.together):
+        column = T.bind(output + part * variant.together + lane % 4 * run)
+        for first in range(0, run, 4):
+            gpu.load_words(bias, arrays["bias"].ptr_to([column + first]), 4, first)
+        for row in range(variant.warp_tokens // 8):
+            position = T.bind(token + row * 8 + lane // 4)
+            with T.If(T.And(position < scalars.tokens, column < scalars.outputs)), T.Then():
+                to = T.bind(position * scalars.y_stride + column)
+                if "residual" in arrays:
+                    _load(words, arrays["residual"], to, run * form.size // 4)
+                    gpu.unpack(form, words, values, run)
+                for i in range(run):
+                    mma = row // 2 * columns + part * mmas + i // 2
+                    total = sums[4 * mma + row % 2 * 2 + i % 2] + bias[i]
+                    if "residual" in arrays:
+                        total = total + values[i]
+                    _finish(activation, values, i, total, scalars)
+                gpu.pack(form, values, words, run)
+                _store(arrays["y"], to, words, run * form.size // 4)
+
+
+def store_columns(
+    form: Format, variant: CudaVariant, activation: str, sums: Any, arrays: dict[str, Any], scalars: Any, token: Any,
+    output: Any, lane: Any,
+) -> None:  # fmt: skip
+    """Y [N, tokens] from a warp's sums, whose rows are outputs from `output` and whose columns tokens from `token`."""
+    values, words = gpu.registers(2, "float32"), gpu.registers(form.size // 2)
+    columns = variant.warp_tokens // 8
+    for row in range(variant.warp_outputs // 8):
+        channel = T.bind(output + row * 8 + lane // 4)
+        with T.If(channel < scalars.outputs), T.Then():
+            bias = T.bind(arrays["bias"][channel])
+            for column in range(columns):
+                position = T.bind(token + column * 8 + lane % 4 * 2)
+                with T.If(position < scalars.tokens), T.Then():
+                    to = T.bind(channel * scalars.y_stride + position)
+                    if "residual" in arrays:
+                        _load(words, arrays["residual"], to, form.size // 2)
+                        gpu.unpack(form, words, values, 2)
+                    for i in range(2):
+                        total = sums[4 * (row // 2 * columns + column) + row % 2 * 2 + i] + bias
+                        if "residual" in arrays:
+                            total = total + values[i]
+                        _finish(activation, values, i, total, scalars)
+                    gpu.pack(form, values, words, 2)
+                    _store(arrays["y"], to, words, form.size // 2)
+
+
+def _finish(activation: str, values: Any, i: int, total: Any, scalars: Any) -> None:
+    """values[i] = clamp(activation(total)); NaN stays NaN."""
+    T.buffer_store(values, apply(activation, total, 1) if activation != "none" else total, [i])
+    # max and min of CUDA would drop NaN.
+    T.buffer_store(values, T.Select(values[i] < scalars.low, scalars.low, values[i]), [i])
+    T.buffer_store(values, T.Select(values[i] > scalars.high, scalars.high, values[i]), [i])
+
+
+def _load(words: Any, array: Any, start: Any, count: int) -> None:
+    for first in range(0, count, 4):
+        per_word = 4 * 8 // _bits(array)
+        gpu.load_words(words, array.ptr_to([start + first * per_word]), min(count, 4), first)
+
+
+def _store(array: Any, start: Any, words: Any, count: int) -> None:
+    for first in range(0, count, 4):
+        per_word = 4 * 8 // _bits(array)
+        gpu.store_words(array.ptr_to([start + first * per_word]), words, min(count, 4), first)
+
+
+def _bits(array: Any) -> int:
+    return 32 if str(array.dtype) == "float32" else 16
