@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := tvm,gpu,ray,vision,text,peers,accelerate,lightning,tensorboard,mlflow,dev
+EXTRAS := tvm,gpu,serve,ray,vision,text,peers,accelerate,lightning,tensorboard,mlflow,dev
 
 .PHONY: demo test setup docs constraints clean
 

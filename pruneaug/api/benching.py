@@ -15,11 +15,13 @@ from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform
 from pruneaug.platforms.load import busy
 from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject, time_networks
+from pruneaug.profiler.remote.network import time_remotely
 from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, package_versions
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_from_json
 from pruneaug.searcher.space import assigned_sparsity
+from pruneaug.spec.models import RemoteSpec
 
 BASELINES = tuple(RUNTIMES)
 
@@ -114,22 +116,35 @@ def measure(
     pruned: Subject | None,
     more: Sequence[Subject] = (),
     rounds: int = ROUNDS,
+    remote: RemoteSpec | None = None,
     progress: Progress | None = None,
 ) -> tuple[NetworkTime, ...]:
     """Times of the dense network in those runtimes of `against` that are installed, in ours, of the pruned one, and of
-    `more` at the end.
+    `more` at the end. On a `remote` device there is only ours.
 
-    Raises InputError for an unknown runtime.
+    Raises InputError for an unknown runtime, DeviceError if the device is lost.
     """
     check_runtimes(against)
+    if remote is not None:
+        ours = [dense, *([] if pruned is None else [pruned]), *more]
+        return time_remotely(ours, platform, remote, rounds=rounds, progress=stage(progress, "Bench"))
     others = [Subject(name, dense.program) for name in dict.fromkeys(against) if absent_packages(name) is None]
     subjects = [*others, dense, *([] if pruned is None else [pruned]), *more]
     return time_networks(subjects, platform, rounds=rounds, progress=stage(progress, "Bench"))
 
 
-def compile_only(platform: Platform, pruned: Subject, progress: Progress | None = None) -> NetworkTime:
-    """The pruned network compiled, checked and saved where it says, and not timed."""
-    (result,) = time_networks([pruned], platform, rounds=0, progress=stage(progress, "Compile"))
+def compile_only(
+    platform: Platform, pruned: Subject, progress: Progress | None = None, *, remote: RemoteSpec | None = None
+) -> NetworkTime:
+    """The pruned network compiled, checked and saved where it says, and not timed.
+
+    It is checked on the device if the platform is `remote`. Raises DeviceError if that is lost.
+    """
+    told = stage(progress, "Compile")
+    if remote is not None:
+        (result,) = time_remotely([pruned], platform, remote, rounds=0, progress=told)
+    else:
+        (result,) = time_networks([pruned], platform, rounds=0, progress=told)
     return result
 
 

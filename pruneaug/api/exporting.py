@@ -17,6 +17,7 @@ from pruneaug.exporter.checkpoint import add_facts, write_checkpoint
 from pruneaug.latency.network import NetworkLatency, predict
 from pruneaug.platforms.load import busy
 from pruneaug.profiler.network import NetworkTime, Subject
+from pruneaug.profiler.remote.detect import warnings_of
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.plan import plan_layers
 from pruneaug.searcher.dense import load_dense
@@ -24,6 +25,8 @@ from pruneaug.searcher.final import finalize, finished_trials, load_best
 from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.spec import public_settings
 from pruneaug.tasks.protocol import Task
+
+_OURS_ONLY = "on a remote device only pruneaug's own runtime is measured, so the dense network may be faster in another"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ def export_job(job: OpenJob, run: RunDir, measured: bool = True, progress: Progr
 
 def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Exported:
     table, _, warnings = job.measured()
+    remote = job.spec.platform.remote
     rest_us = float(read_json(run.info)["rest_us"])
     records = finished_trials(run, job.spec.search, predict(job.network, {}, table, rest_us).total_us)
     progress("Export", 0, 2, "test accuracy")
@@ -96,10 +100,12 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
     times: tuple[NetworkTime, ...] = ()
     if measured:
         dense = Subject(OWN_DENSE, job.program(dense_model), job.network, dense_plans)
-        warnings += busy()
-        times = compiled = measure(job.platform, BASELINES, dense=dense, pruned=pruned, progress=progress)
+        warnings += busy() if remote is None else (*warnings_of(remote), _OURS_ONLY)
+        times = compiled = measure(
+            job.platform, BASELINES, dense=dense, pruned=pruned, remote=remote, progress=progress
+        )
     else:
-        compiled = () if pruned is None else (compile_only(job.platform, pruned, progress),)
+        compiled = () if pruned is None else (compile_only(job.platform, pruned, progress, remote=remote),)
     warnings += disturbances(times)
     warnings += tuple(f"the artifact could not be saved: {t.save_error}" for t in compiled if t.save_error is not None)
     artifact = None if checkpoint is None else add_artifact(checkpoint, job.platform.name)

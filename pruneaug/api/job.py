@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from torch.export import ExportedProgram
 from pruneaug.errors import LatencyTableError
 from pruneaug.latency.rest import Rest, network_digest, read_rest
 from pruneaug.latency.store import LatencyStore
-from pruneaug.latency.table import LatencyTable
+from pruneaug.latency.table import RUNTIME_LIBRARY, LatencyTable
 from pruneaug.network.layers import Network, find_layers
-from pruneaug.platforms import Platform, detect, match_platform, open_store
+from pruneaug.platforms import Platform, detect, match_platform, open_store, read_platform
+from pruneaug.platforms.remote import compiler_versions
+from pruneaug.platforms.stored import FILE_NAME as PLATFORM_FILE
+from pruneaug.profiler.plan import DENSE_LIBRARIES
+from pruneaug.profiler.remote.detect import detect_remote
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import load_job, parse_job
 from pruneaug.spec.models import JobSpec
@@ -62,7 +66,21 @@ class OpenJob:
 
     @cached_property
     def platform(self) -> Platform:
-        return detect(self.spec.platform.threads, self.spec.platform.name)
+        """The machine that is measured. A remote device is asked, unless what is known of it lies beside its table."""
+        spec = self.spec.platform
+        if spec.remote is None:
+            return detect(spec.threads, spec.name)
+        if spec.name is not None and (Path(spec.latency_db) / spec.name / PLATFORM_FILE).exists():
+            known = read_platform(Path(spec.latency_db) / spec.name)
+            if known.triple is not None and spec.threads in (None, known.threads):
+                # Whoever measures compares the device with it.
+                return replace(known, versions=compiler_versions())
+        return detect_remote(spec.remote, spec.threads, spec.name)
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """Whose dense layers are measured: a remote device runs our kernels only."""
+        return DENSE_LIBRARIES if self.spec.platform.remote is None else (RUNTIME_LIBRARY,)
 
     @cached_property
     def store(self) -> LatencyStore:

@@ -9,9 +9,10 @@ import torch
 
 from pruneaug.api.job import Job, OpenJob, open_job
 from pruneaug.api.profiling import cells_to_measure
-from pruneaug.errors import LatencyTableError
+from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.network import predict
 from pruneaug.platforms import match_platform
+from pruneaug.profiler.remote.detect import examine
 from pruneaug.searcher.objective import check_reachable
 from pruneaug.searcher.rules import wanted_choices
 from pruneaug.searcher.space import build_space
@@ -64,6 +65,35 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     dense_us, best_us = predict(opened.network, {}, table, rest_us).total_us, space.best_possible_us(rest_us)
     check_reachable(search, dense_us, best_us)
     return facts | {"space_size": space.size(), "latency_ms_dense": dense_us / 1e3, "latency_ms_best": best_us / 1e3}
+
+
+def examine_device(job: Job) -> dict[str, dict[str, Any]]:
+    """Sections of JSON values about the remote device of a job: device, load. Takes some seconds.
+
+    Raises SpecError for a job without one, DeviceError if it does not answer.
+    """
+    spec = open_job(job).spec.platform
+    if spec.remote is None:
+        raise SpecError(
+            "a job must have platform.remote for its device to be examined, but it has none; `pruneaug doctor` without "
+            "a job tells about this machine"
+        )
+    platform, warnings = examine(spec.remote, spec.threads, spec.name)
+    return {
+        "device": {
+            "address": spec.remote.address,
+            "platform": platform.name,
+            "model": platform.cpu,
+            "arch": platform.arch,
+            "vector extensions": list(platform.isa),
+            "compiled for": platform.mcpu,
+            "cores": platform.cores,
+            "threads": platform.threads,
+            "caches": dict(platform.caches),
+            "fingerprint": platform.fingerprint,
+        },
+        "load": {"warnings": list(warnings)},
+    }
 
 
 def _step_s(job: OpenJob, spec: TrainSpec) -> float:

@@ -9,14 +9,14 @@ from pruneaug.api.job import Job, Progress, open_job
 from pruneaug.api.profiling import profile_job
 from pruneaug.api.searching import search_job
 from pruneaug.files import check_folder
-from pruneaug.profiler.run import DEFAULT_MEASURER, ProfileResult
+from pruneaug.profiler.run import ProfileResult
 from pruneaug.searcher.rundir import RunDir
 from pruneaug.searcher.study import make_plugins
 from pruneaug.tasks.protocol import Task
 
 
 def run(
-    job: Job, *, task: Task | None = None, measurer: str = DEFAULT_MEASURER, progress: Progress | None = None
+    job: Job, *, task: Task | None = None, measurer: str | None = None, progress: Progress | None = None
 ) -> Exported:
     """Profile, search, export, measure, report. A run that was stopped or killed goes on where it was.
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import Annotated
 
+import typer
+
+from pruneaug.api.planning import examine_device
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.platforms.doctor import doctor as examine
 from pruneaug.registry import Registry
@@ -20,9 +24,12 @@ _REGISTRIES = (
 )
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    job: Annotated[str | None, typer.Option(help="Tell what the remote device of this job is instead.")] = None,
+    as_json: Json = False,
+) -> None:
     """Versions, CPU features, threads, governor, load, and why there is no CUDA."""
-    sections = examine()
+    sections = examine() if job is None else examine_device(job)
     if as_json:
         print_json(sections)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -92,9 +92,15 @@ class CpuTarget:
 
 def compile_function(target: CpuTarget, name: str, function: Any) -> tvm.runtime.Executable:
     """A TIR function as machine code, its symbol "main". Raises CompileError, InputError for an unknown CPU."""
+    return compile_functions(target, name, {"main": function})
+
+
+def compile_functions(target: CpuTarget, name: str, functions: Mapping[str, Any]) -> tvm.runtime.Executable:
+    """TIR functions as machine code, by their symbols. Raises CompileError, InputError for an unknown CPU."""
     tvm_target = target.to_tvm(_KERNEL_OPT_LEVEL)
     try:
-        return tvm.compile(function.with_attr("global_symbol", "main"), target=tvm_target)
+        module = tvm.IRModule({symbol: one.with_attr("global_symbol", symbol) for symbol, one in functions.items()})
+        return tvm.compile(module, target=tvm_target)
     except Exception as error:
         raise CompileError(
             f"TVM could not compile kernel {name} for {target}: {error}; this is a bug, please report it"
@@ -136,7 +142,7 @@ class Builder:
     def bound_copies(self, call: KernelCall, copies: int) -> list[BoundKernel]:
         """`bound` several times, each with its large constants in a place of their own."""
         kernel = self._kernel(call)
-        large = [index for index, array in enumerate(call.constants) if array.nbytes > _LARGE]
+        large = [index for index, array in enumerate(call.constants) if is_large(array)]
         shared = [None if index in large else memory(_copied(array)) for index, array in enumerate(call.constants)]
         bound = []
         for _ in range(copies):
@@ -158,6 +164,11 @@ class Builder:
                     del self._compiled[call.function]
                 future.set_exception(error)
         return future.result()
+
+
+def is_large(array: npt.NDArray[Any]) -> bool:
+    """Whether the first cache does not hold the constant for long."""
+    return array.nbytes > _LARGE
 
 
 def _copied(array: npt.NDArray[Any]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform as python_platform
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -25,10 +26,7 @@ def detect(
     Its hardware names it, unless `name` is given. Raises SpecError for a name that is no folder name, or more threads
     than logical CPUs.
     """
-    if name is not None and not _NAME.fullmatch(name):
-        raise SpecError(
-            f"platform.name must be letters, digits, '.', '_' and '-', because it names a folder, but got {name!r}"
-        )
+    check_name(name)
     logical = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     cores = usable_cores(logical, root)
     if threads is not None and not 1 <= threads <= len(logical):
@@ -37,7 +35,7 @@ def detect(
             f"process, but got {threads}; leave it out for one per core"
         )
     arch = {"arm64": "aarch64", "AMD64": "x86_64"}.get(python_platform.machine(), python_platform.machine())
-    info = _cpuinfo(root)
+    info = cpu_info(root)
     cpu = cpu_model(info) or python_platform.processor() or arch
     found = Platform(
         name=name or "",
@@ -48,9 +46,17 @@ def detect(
         threads=threads or cores,
         caches=cache_sizes(root),
         dtype=dtype,
-        versions=tuple((package, version) for package in _VERSIONED if (version := _version(package))),
+        versions=installed(_VERSIONED),
     )
-    return found if name else _named(found)
+    return found if name else named(found)
+
+
+def check_name(name: str | None) -> None:
+    """Raises SpecError for a name that is no folder name."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise SpecError(
+            f"platform.name must be letters, digits, '.', '_' and '-', because it names a folder, but got {name!r}"
+        )
 
 
 def usable_cores(logical: list[int], root: Path = ROOT) -> int:
@@ -86,7 +92,7 @@ def vector_extensions(info: dict[str, str], arch: str) -> tuple[str, ...]:
 
 def is_virtual(root: Path = ROOT) -> bool:
     """Whether this is a virtual machine, whose CPUs the host may move; False where the CPU does not tell (ARM)."""
-    return "hypervisor" in _cpuinfo(root).get("flags", "").split()
+    return "hypervisor" in cpu_info(root).get("flags", "").split()
 
 
 def cache_sizes(root: Path = ROOT) -> tuple[tuple[str, int], ...]:
@@ -100,16 +106,23 @@ def cache_sizes(root: Path = ROOT) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(sizes.items()))
 
 
-def _named(found: Platform) -> Platform:
+def named(found: Platform) -> Platform:
+    """The same platform, its name made from its hardware."""
     slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)|\bcpu\b|@.*?ghz|processor", "", found.cpu.lower())).strip("-")
     values = {field: getattr(found, field) for field in found.__slots__}
     return Platform(**{**values, "name": f"{slug}-{found.threads}t-{found.dtype}-{found.fingerprint[:6]}"})
 
 
-def _cpuinfo(root: Path) -> dict[str, str]:
+def cpu_info(root: Path = ROOT) -> dict[str, str]:
+    """The fields of the first processor of /proc/cpuinfo."""
     first, _, _ = _read(root / "proc/cpuinfo").partition("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def installed(packages: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The versions of those of these packages that are installed."""
+    return tuple((package, version) for package in packages if (version := _version(package)))
 
 
 def _version(package: str) -> str | None:

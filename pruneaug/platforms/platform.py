@@ -27,6 +27,7 @@ class Platform:
     dtype: str = "float32"
     mcpu: str | None = None  # the compiler's name of the CPU
     versions: tuple[tuple[str, str], ...] = ()
+    triple: str | None = None  # the compiler's name of the machine, if it is another one than this
 
     @property
     def vector_lanes(self) -> int:
@@ -53,6 +54,7 @@ class Platform:
             "registers": self.vector_registers,
             "threads": self.threads,
             "mcpu": self.mcpu or "",
+            "triple": self.triple or "",
         }
 
     def hardware_differences(self, other: Platform) -> tuple[str, ...]:
@@ -97,6 +99,7 @@ class Platform:
                 dtype=str(value["dtype"]),
                 mcpu=None if value.get("mcpu") is None else str(value["mcpu"]),
                 versions=tuple((str(name), str(version)) for name, version in value["versions"].items()),
+                triple=None if value.get("triple") is None else str(value["triple"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LatencyTableError(

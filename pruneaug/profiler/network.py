@@ -31,8 +31,8 @@ from pruneaug.runtime.plan import LayerPlan, plan_to_json
 
 ROUNDS = 8
 _PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
-_START_S = 600.0  # torch.compile of a large network takes minutes on few cores
-_LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
+START_S = 600.0  # torch.compile of a large network takes minutes on few cores
+LARGEST_ERROR = 1e-3  # float32 rounding adds up to some 1e-5 over a hundred layers; a wrong kernel is far above
 _AT_ONCE = 3  # networks that are compiled side by side: a compiler uses one core, and not all of the time
 _REPEATS = 20  # calls whose steps are timed one by one, at most
 
@@ -107,15 +107,15 @@ def time_networks(
             """From the first that was started: whether it computes what it should."""
             index, process = starting.popleft()
             try:
-                accuracy[index] = float(json.loads(process.read(_START_S))["max_relative_error"])
+                accuracy[index] = float(json.loads(process.read(START_S))["max_relative_error"])
             except ProcessEnded as error:
                 errors[index] = f"its process {error}"
                 return
-            if accuracy[index] <= _LARGEST_ERROR:
+            if accuracy[index] <= LARGEST_ERROR:
                 processes[index] = process
             else:
                 errors[index] = (
-                    f"its outputs' relative error must be at most {_LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
+                    f"its outputs' relative error must be at most {LARGEST_ERROR:g}, but is {accuracy[index]:g}; "
                     "please report it"
                 )
 
@@ -126,9 +126,9 @@ def time_networks(
             try:
                 key = id(subject.program)
                 if key not in programs:
-                    programs[key] = _store(subject.program, Path(folder) / str(len(programs)))
+                    programs[key] = store_program(subject.program, Path(folder) / str(len(programs)))
                 masks = Path(folder) / f"masks{index}.safetensors"
-                process.send(programs[key] | _setup(subject, platform, masks))
+                process.send(programs[key] | setup_of(subject, platform, masks))
             except ProcessEnded as error:
                 errors[index] = f"its process {error}"
                 continue
@@ -155,7 +155,7 @@ def time_networks(
             progress(len(subjects) + rounds, len(subjects) + rounds, "")
         return tuple(
             replace(
-                _result(subject.runtime, times.get(index, []), accuracy.get(index), errors.get(index)),
+                network_time(subject.runtime, times.get(index, []), accuracy.get(index), errors.get(index)),
                 fallbacks=fallbacks.get(index),
                 disturbed=index in disturbed,
                 save_error=None if subject.save_to is None else unsaved.get(index, errors.get(index)),
@@ -183,7 +183,7 @@ def _save(process: LineProcess, path: Path | None) -> str | None:
         return None
     try:
         process.send({"save": str(path)})
-        error: str | None = json.loads(process.read(_START_S))["error"]
+        error: str | None = json.loads(process.read(START_S))["error"]
     except ProcessEnded as ended:
         return f"its process {ended}"
     return error
@@ -194,7 +194,7 @@ def _start(platform: Platform) -> LineProcess:
     return LineProcess(command, worker_environment(platform.threads))
 
 
-def _store(program: ExportedProgram, folder: Path) -> dict[str, str]:
+def store_program(program: ExportedProgram, folder: Path) -> dict[str, str]:
     """Write the program, and what it computes on its example inputs, into a new `folder`, and say where they are."""
     data = io.BytesIO()  # torch's own writer aborts the whole process where the disk is full
     torch.export.save(program, data)
@@ -213,7 +213,7 @@ def _store(program: ExportedProgram, folder: Path) -> dict[str, str]:
     }
 
 
-def _setup(subject: Subject, platform: Platform, masks: Path) -> dict[str, Any]:
+def setup_of(subject: Subject, platform: Platform, masks: Path) -> dict[str, Any]:
     """What else the process needs to know; its masks are written to the file `masks`."""
     if subject.masks:
         data = save({name: mask.contiguous() for name, mask in subject.masks.items()})
@@ -232,7 +232,7 @@ def _setup(subject: Subject, platform: Platform, masks: Path) -> dict[str, Any]:
     }
 
 
-def _result(runtime: str, times_us: list[float], accuracy: float | None, error: str | None) -> NetworkTime:
+def network_time(runtime: str, times_us: list[float], accuracy: float | None, error: str | None) -> NetworkTime:
     if error is not None or not times_us:
         return NetworkTime(runtime, None, None, None, 0, accuracy, error or "it was not measured")
     p10, median, p90 = (float(value) / 1e3 for value in np.percentile(times_us, (10, 50, 90)))

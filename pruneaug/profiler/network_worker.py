@@ -28,7 +28,9 @@ from pruneaug.profiler.runtimes import RUNTIMES, Call, example_inputs, torch_cal
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 
 if TYPE_CHECKING:
+    from pruneaug.network.layers import Network
     from pruneaug.runtime.network import CompiledNetwork
+    from pruneaug.runtime.plan import LayerPlan
 
 _WARM_UP = 3  # calls at the start of every turn: wake the threads, fill the caches
 
@@ -43,10 +45,7 @@ def main() -> None:
 
         setup = json.loads(sys.stdin.readline())
         torch.set_num_threads(setup["threads"])
-        with contextlib.suppress(ImportError):
-            # A class of outputs must be known before a program that returns it can be read.
-            importlib.import_module(setup["output_module"])
-        program = torch.export.load(setup["program"])
+        program = load_program(setup)
         peer = RUNTIMES.get(setup["runtime"])
         if peer is not None:
             compiled = None
@@ -54,7 +53,7 @@ def main() -> None:
         else:
             compiled = _compiled(program, setup)
             call = torch_call(compiled, program)
-        error = _relative_error(call(), setup["expected"])
+        error = relative_error(call(), setup["expected"])
         place_threads(call, setup["threads"])
         say({"event": "ready", "max_relative_error": error})
         for line in sys.stdin:
@@ -64,6 +63,14 @@ def main() -> None:
                 continue
             assert compiled is not None
             say(_saved(compiled, request["save"]) if "save" in request else _shares(compiled, program, **request))
+
+
+def load_program(setup: Mapping[str, Any]) -> torch.export.ExportedProgram:
+    """The exported network that a process is told of."""
+    with contextlib.suppress(ImportError):
+        # A class of outputs must be known before a program that returns it can be read.
+        importlib.import_module(setup["output_module"])
+    return torch.export.load(setup["program"])
 
 
 def _saved(compiled: CompiledNetwork, path: str) -> dict[str, str | None]:
@@ -84,18 +91,24 @@ def _shares(
 
 def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -> CompiledNetwork:
     """The network as pruneaug compiles it."""
+    from pruneaug.kernels.build import CpuTarget
+    from pruneaug.runtime.compiler import compile_network
+
+    return compile_network(program, *described_network(setup), CpuTarget(**setup["target"]))
+
+
+def described_network(setup: Mapping[str, Any]) -> tuple[Network, dict[str, torch.Tensor], dict[str, LayerPlan]]:
+    """The network, the masks and the plans that a process is told of."""
     from safetensors.torch import load_file
 
-    from pruneaug.kernels.build import CpuTarget
     from pruneaug.network.layers import Layer, Network
     from pruneaug.network.ops import parse_op
-    from pruneaug.runtime.compiler import compile_network
     from pruneaug.runtime.plan import plan_from_json
 
     layers = tuple(Layer(layer["name"], parse_op(layer["op"])) for layer in setup["layers"])
     plans = {layer["name"]: plan_from_json(layer) for layer in setup["layers"]}
     masks = {name: mask.bool() for name, mask in load_file(setup["masks"]).items()} if setup["masks"] else {}
-    return compile_network(program, Network(layers), masks, plans, CpuTarget(**setup["target"]))
+    return Network(layers), masks, plans
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:
@@ -105,7 +118,7 @@ def tensors_of(output: Any) -> list[torch.Tensor]:
     return [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.is_floating_point()]
 
 
-def _relative_error(output: Any, expected_path: str) -> float:
+def relative_error(output: Any, expected_path: str) -> float:
     """norm(output - expected) / norm(expected) over all tensors of the output; infinite if their shapes differ."""
     from safetensors.torch import load_file
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from pruneaug.errors import LatencyTableError, MeasurementError
+from pruneaug.errors import DeviceError, LatencyTableError, MeasurementError
 from pruneaug.latency.records import LatencyRecord, record_from_json
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
@@ -33,6 +33,7 @@ class WorkerProcess:
         self._timeout_s = timeout_s
         self._process: LineProcess | None = None
         self._is_ready = False
+        self._is_closed = False
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -40,14 +41,17 @@ class WorkerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_closed = True
         self._stop()
 
     def measure(self, task: Task) -> Iterator[LatencyRecord]:
         """The task's records as they come.
 
         Raises TaskFailure if the process crashes, raises or writes nothing for `timeout_s`; MeasurementError if it
-        cannot even start.
+        cannot even start; DeviceError if the measurer has lost its device.
         """
+        if self._is_closed:  # another thread has stopped the profile
+            raise MeasurementError("a measuring process must not be used after its end")
         if self._process is None:
             self._process, self._is_ready = LineProcess(self._command, self._environment), False
         self._process.send(task.to_json())
@@ -60,6 +64,9 @@ class WorkerProcess:
                     return
                 case "failed":
                     raise TaskFailure(json.loads(line)["error"])
+                case "stopped":
+                    self._stop()
+                    raise DeviceError(json.loads(line)["error"])
                 case _:
                     yield _record(line)
 

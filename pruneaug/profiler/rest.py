@@ -18,8 +18,10 @@ from pruneaug.network.layers import Network, apply_masks
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.masks import synthetic_masks
 from pruneaug.profiler.network import NetworkTime, Progress, Subject, time_networks
+from pruneaug.profiler.remote.network import time_remotely
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_layers
+from pruneaug.spec.models import RemoteSpec
 
 _ROUNDS = 5
 
@@ -75,6 +77,13 @@ def sample_network(
     return Sampled(digest, pattern, tuple(sparsities), tuple(layers_us), tuple(subjects))
 
 
-def measure_rest(sampled: Sampled, platform: Platform, progress: Progress | None = None) -> Rest:
-    """Time the sampled networks. Raises MeasurementError if one of them does not run."""
+def measure_rest(
+    sampled: Sampled, platform: Platform, progress: Progress | None = None, *, remote: RemoteSpec | None = None
+) -> Rest:
+    """Time the sampled networks, on the device if the platform is `remote`.
+
+    Raises MeasurementError if one of them does not run, DeviceError if the device is lost.
+    """
+    if remote is not None:
+        return sampled.rest(time_remotely(sampled.subjects, platform, remote, rounds=_ROUNDS, progress=progress))
     return sampled.rest(time_networks(sampled.subjects, platform, rounds=_ROUNDS, progress=progress))

@@ -6,8 +6,10 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from pruneaug.platforms.platform import Platform
 from pruneaug.platforms.stored import claim_folder
 from pruneaug.profiler.plan import DENSE_LIBRARIES, Cell, Task, cell_of, plan, wanted
 from pruneaug.profiler.process import TaskFailure, WorkerProcess
+from pruneaug.profiler.sharing import share
 
 DEFAULT_MEASURER = "pruneaug.profiler.measure:Measurer"
+REMOTE_MEASURER = "pruneaug.profiler.remote.measure:RemoteMeasurer"
 
 Progress = Callable[[int, int, str], None]
 """(cells done, cells in all, what was measured last)."""
@@ -51,27 +55,36 @@ def profile_ops(
     libraries: Sequence[str] = DENSE_LIBRARIES,
     dense_only: Collection[Op] = (),
     options: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    observed: Callable[[], tuple[str, ...]] | None = None,
     progress: Progress | None = None,
 ) -> ProfileResult:
     """Measure the cells of these ops that the store has no time for.
 
     `timeout_s` is the longest silence of the measuring process before it counts as hung. `libraries` are those that it
     times dense, the ops of `dense_only` are timed with no pattern, and `options` are the measurer's keyword arguments.
+    `workers` measuring processes share the ops, which needs a device for each; `observed` tells why times may be wrong,
+    if it is not this machine that measures.
     A cell that crashes, hangs or fails becomes a record with an error and is tried again by the next profile. Stopping
     at any moment, however rudely, loses no record that was reported.
 
     Raises LatencyTableError if the store is another platform's, RunError if another process profiles it,
-    MeasurementError if the measuring process does not start, StorageError if a record cannot be written.
+    MeasurementError if the measuring process does not start, DeviceError if a remote device is lost, StorageError if a
+    record cannot be written.
     """
     ops = tuple(ops)
     warnings = claim_folder(store.folder, platform)
-    with sole_profile(store.folder), WorkerProcess(platform, measurer, timeout_s) as worker:
+    with sole_profile(store.folder), ExitStack() as stack:
         cells = plan(ops, patterns, sparsities, store, libraries, dense_only)
         if cells:
-            warnings += busy()
+            warnings += (observed or busy)()
         failed: list[LatencyRecord] = []
-        tasks = (Task(op, tuple(group), platform, options or {}) for op, group in groupby(cells, lambda cell: cell.op))
-        records = (record for task in tasks for record in _measure(worker, task))
+        tasks = [Task(op, tuple(group), platform, options or {}) for op, group in groupby(cells, lambda cell: cell.op)]
+        processes = [
+            stack.enter_context(WorkerProcess(platform, measurer, timeout_s))
+            for _ in range(max(1, min(workers, len(tasks))))
+        ]
+        records = share(tasks, [partial(_measure, process) for process in processes])
         for done, record in enumerate(records, 1):
             store.append(record)
             if record.error is not None:

@@ -2,6 +2,7 @@
 
 A process of its own, because a kernel may crash or hang, and because compilers change the process that imports them.
 Besides records it writes events: "ready" when it can measure, and after each task "done", or "failed" with the error.
+"stopped" is the last one: a remote device is lost, so that nothing can be measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TextIO
 
-from pruneaug.errors import PluginError, PruneaugError
+from pruneaug.errors import DeviceError, PluginError, PruneaugError
 from pruneaug.latency.records import LatencyRecord, record_to_json
 from pruneaug.network.ops import Op
 from pruneaug.profiler.plan import Cell, Task
@@ -28,7 +29,10 @@ class Measurer(Protocol):
     """Measures cells of one op; made with the platform and the task's options."""
 
     def measure(self, op: Op, cells: Sequence[Cell]) -> Iterator[LatencyRecord]:
-        """Exactly one record for each cell, each as soon as it is known; a broken kernel is a record with an error."""
+        """Exactly one record for each cell, each as soon as it is known; a broken kernel is a record with an error.
+
+        DeviceError, raised here or when the measurer is made, ends the profile.
+        """
         ...
 
 
@@ -55,12 +59,19 @@ def serve(tasks: TextIO, records: TextIO, factory: Callable[..., Measurer]) -> N
     made_for: tuple[Any, ...] = ()
     for line in tasks:
         task = Task.from_json(json.loads(line))
-        if measurer is None or made_for != (task.platform, task.options):
-            measurer, made_for = factory(task.platform, **task.options), (task.platform, task.options)
+        try:
+            if measurer is None or made_for != (task.platform, task.options):
+                measurer, made_for = factory(task.platform, **task.options), (task.platform, task.options)
+        except DeviceError as error:
+            say(json.dumps({"event": "stopped", "error": str(error)}))
+            return
         say(json.dumps({"event": "ready"}))
         try:
             for record in measurer.measure(task.op, task.cells):
                 say(record_to_json(record))
+        except DeviceError as error:
+            say(json.dumps({"event": "stopped", "error": str(error)}))
+            return
         except Exception as error:
             say(json.dumps({"event": "failed", "error": f"{type(error).__name__}: {error}"}))
         else:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from tvm.runtime import Executable
 
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.build import CpuTarget
@@ -61,6 +62,18 @@ def compile_programs(
     target: CpuTarget,
 ) -> CompiledNetwork:
     """`compile_network` for several exports of one network, each for inputs of its own shapes, into one module."""
+    module, functions = build_programs(programs, network, masks, plans, target)
+    return CompiledNetwork(module, functions, target.threads)
+
+
+def build_programs(
+    programs: Mapping[str, ExportedProgram],
+    network: Network,
+    masks: Mapping[str, torch.Tensor],
+    plans: Mapping[str, LayerPlan],
+    target: CpuTarget,
+) -> tuple[Executable, dict[str, CompiledFunction]]:
+    """The machine code of `compile_programs`, which may be another machine's, and its functions by their names."""
     names = [layer.name for layer in network.layers]
     if unknown := sorted({*masks, *plans} - set(names)):
         raise InputError(f"masks and plans must name prunable layers, but got {unknown}; the layers are {names}")
@@ -79,8 +92,7 @@ def compile_programs(
         "functions": {name: function.to_json() for name, function in compiled.items()},
         "threads": target.threads,
     }
-    module = build(relax_module(functions, metadata), target.to_tvm())
-    return CompiledNetwork(module, compiled, target.threads)
+    return build(relax_module(functions, metadata), target.to_tvm()), compiled
 
 
 def prepare(program: ExportedProgram, masks: Mapping[str, torch.Tensor]) -> fx.GraphModule:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from pruneaug.errors import CheckpointError, InputError, StorageError
+from pruneaug.errors import CheckpointError, InputError, PruneaugError, StorageError
 from pruneaug.files import atomic_file
 from pruneaug.kernels.build import use_threads
 from pruneaug.runtime.emit import METADATA
@@ -146,15 +146,7 @@ class CompiledNetwork:
                 with part.open("wb") as copy:
                     shutil.copyfileobj(self._file, copy)
                 return
-            try:
-                with without_scopes():
-                    self._executable.export_library(str(part))
-            except Exception as error:
-                reason = " ".join(str(error).partition("Command line:")[0].split())
-                raise StorageError(
-                    f"cannot link {path}: {reason}; check that a C++ compiler is installed, in CXX or as g++, and that "
-                    "the disks of the file and of temporary files have room"
-                ) from error
+            link_library(self._executable, part, path)
 
     def _results(self, name: str, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         """What a function returns, each result in memory of its own: a caller may write to it.
@@ -191,6 +183,24 @@ class CompiledNetwork:
         with _running:
             use_threads(self.threads)
             yield
+
+
+def link_library(executable: Any, part: Path, path: str | Path, link: Callable[..., None] | None = None) -> None:
+    """Write a network's machine code to `part` as the shared library that is to be `path`.
+
+    `link` is another linker than this machine's C++ compiler, as TVM's `export_library` takes it. Raises StorageError.
+    """
+    try:
+        with without_scopes():
+            executable.export_library(str(part), fcompile=link)
+    except PruneaugError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).partition("Command line:")[0].split())
+        raise StorageError(
+            f"cannot link {path}: {reason}; check that a C++ compiler is installed, in CXX or as g++, and that the "
+            "disks of the file and of temporary files have room"
+        ) from error
 
 
 def load_network(path: str | Path) -> CompiledNetwork:

@@ -94,6 +94,59 @@ class TaskSpec(Spec):
     train: TrainSpec = Field(default_factory=TrainSpec, description="The dense training, when there is no checkpoint")
 
 
+class HardwareSpec(Spec):
+    """Facts of a device that it does not tell itself; what stands here goes before what it tells."""
+
+    arch: Literal["aarch64", "x86_64"] | None = Field(default=None, description="Instruction set, as `uname -m` says")
+    cpu: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="The CPU's model, in any words")
+    isa: list[Literal["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "neon", "sve"]] | None = Field(
+        default=None, description="Vector extensions that kernels may use"
+    )
+    cores: Positive | None = Field(default=None, description="Physical cores that a network may use")
+    caches: dict[str, Positive] | None = Field(
+        default=None, description="Bytes of one data cache of each level: `L1d`, `L2`, `L3`"
+    )
+    mcpu: str | None = Field(default=None, description="LLVM's name of the CPU, such as `cortex-a72`")
+
+
+class RemoteSpec(Spec):
+    """A device that is reached over TVM's RPC, where kernels and networks are measured."""
+
+    address: str = Field(description="`host:port` of the device's RPC server, or of a tracker")
+    tracker_key: Annotated[str, Field(pattern=r"^[^\s:]+$")] | None = Field(
+        default=None, description="The key of equal devices at the tracker at `address`; null: `address` is the device"
+    )
+    devices: Positive = Field(default=1, description="Devices of the tracker that share a profile; 1 without a tracker")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="Longest wait for a free device, and for one measurement on it"
+    )
+    compiler: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="C compiler for the device, with options if any; null: `cc` on a machine of its kind, else "
+        "`aarch64-linux-gnu-gcc` or `x86_64-linux-gnu-gcc`",
+    )
+    hardware: HardwareSpec = Field(
+        default_factory=HardwareSpec, description="Facts of the device that it does not tell itself"
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535 or "/" in host:
+            raise ValueError(f"an address must read `host:port`, such as raspberrypi.local:9090, but got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _several_by_tracker(self) -> RemoteSpec:
+        if self.devices > 1 and self.tracker_key is None:
+            raise ValueError(
+                f"only a tracker knows several devices, but got devices: {self.devices} without tracker_key; give the "
+                "tracker's address and its key, or leave `devices` out"
+            )
+        return self
+
+
 class PlatformSpec(Spec):
     """The machine that the network will run on."""
 
@@ -104,6 +157,7 @@ class PlatformSpec(Spec):
     batch: Positive = Field(default=1, description="Batch size of the network whose latency is minimised")
     dtype: Literal["float32"] = Field(default="float32", description="Number format of weights and activations")
     latency_db: str = Field(default="latency_db", description="Folder of the latency tables")
+    remote: RemoteSpec | None = Field(default=None, description="A device to measure on; null: this machine")
 
 
 class ChoiceSpec(Spec):
@@ -293,10 +347,7 @@ class SearchSpec(Spec):
         if self.objective != "accuracy" and limits:
             raise ValueError(f"{limits[0]} goes with objective `accuracy`, but the objective is `{self.objective}`")
         if self.objective == "accuracy" and self.expected_recovery > 0:
-            raise ValueError(
-                f"expected_recovery goes with a limit of the loss, which objective `accuracy` has none of, but got "
-                f"{self.expected_recovery:g}; leave it out"
-            )
+            raise ValueError("expected_recovery goes with a limit of the loss; leave it out for objective `accuracy`")
         return self
 
 

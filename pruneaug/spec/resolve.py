@@ -18,6 +18,11 @@ _PASSWORDS = (r"(://[^:/@]*:).*(?=@)", r"([?&](?:password|passwd|pwd)=)[^&]*")
 NO_RESULT = (
     "run",
     "platform.latency_db",
+    "platform.remote.address",
+    "platform.remote.compiler",
+    "platform.remote.devices",
+    "platform.remote.timeout_s",
+    "platform.remote.tracker_key",
     "search.executor",
     "search.keep_weights",
     "search.retries",

@@ -31,7 +31,8 @@ A job is one YAML file; `pruneaug spec init` prints a first one. This page is ge
 """
 
 
-_LISTS = {("space", "layers"), ("search", "trackers")}
+_ABSENT = {("space", "layers"), ("search", "trackers"), ("platform", "remote")}
+"""Lists without an item, and sections that are null."""
 _EXAMPLE = {("task", "name"): "digits", ("task", "model", "name"): "digits_cnn"}
 
 
@@ -71,7 +72,7 @@ def initial_job() -> str:
         "# Keys behind a '#' show their defaults. To set one, uncomment it and the sections that it is in.",
     ]
     for path, field in walk():
-        if path[:2] in _LISTS and len(path) > 2:  # the keys of an item, and there is none
+        if path[:2] in _ABSENT and len(path) > 2:
             continue
         value = reduce(getitem, path, defaults)
         shown = "" if isinstance(value, dict) and value else f" {json.dumps(value)}"

@@ -127,13 +127,13 @@ def test_the_fingerprint_holds_hardware_threads_and_dtype_only(field):
     value = getattr(ANALYTIC_PLATFORM, field)
     other = {str: "other", int: 99, tuple: (("other", 1),) if field == "caches" else (("other", "1"),)}
     changed = replace(ANALYTIC_PLATFORM, **{field: other.get(type(value), "other")})
-    free = field in ("name", "mcpu", "versions")
+    free = field in ("name", "mcpu", "versions", "triple")
     assert (changed.fingerprint == ANALYTIC_PLATFORM.fingerprint) == free
 
 
 def test_the_target_names_the_cpu_where_it_is_known():
     lanes, registers = ANALYTIC_PLATFORM.vector_lanes, ANALYTIC_PLATFORM.vector_registers
-    expected = {"lanes": lanes, "registers": registers, "threads": 2, "mcpu": ""}
+    expected = {"lanes": lanes, "registers": registers, "threads": 2, "mcpu": "", "triple": ""}
     assert ANALYTIC_PLATFORM.kernel_target() == expected
     assert replace(ANALYTIC_PLATFORM, mcpu="znver5").kernel_target() == expected | {"mcpu": "znver5"}
 

@@ -81,7 +81,7 @@ def scripted(monkeypatch):
             return LineProcess(command, worker_environment(platform.threads))
 
         monkeypatch.setattr(timing, "_start", start)
-        monkeypatch.setattr(timing, "_START_S", 30.0 if "hangs" not in names else 0.5)
+        monkeypatch.setattr(timing, "START_S", 30.0 if "hangs" not in names else 0.5)
         monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_TURN_S", 30.0 if "hangs later" not in names else 2.0)
         program = export_program(model(), EXAMPLE)
         subjects = [Subject(name, program, save_to=folder and folder / f"{name}.so") for name in names]
@@ -191,12 +191,12 @@ def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error(
 def test_the_error_is_that_of_all_outputs_together(tmp_path):
     from safetensors.torch import save_file
 
-    from pruneaug.profiler.network_worker import _relative_error
+    from pruneaug.profiler.network_worker import relative_error
 
     first, second = torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])
     path = tmp_path / "expected.safetensors"
     save_file({"0": first, "1": second}, path)
-    assert _relative_error({"a": first, "n": torch.tensor([1]), "b": [second, None]}, str(path)) == 0.0
-    assert _relative_error((first, second + 0.5), str(path)) == pytest.approx(0.1)
-    assert math.isnan(_relative_error((first, second * math.nan), str(path)))
-    assert _relative_error(first, str(path)) == math.inf  # an output is missing
+    assert relative_error({"a": first, "n": torch.tensor([1]), "b": [second, None]}, str(path)) == 0.0
+    assert relative_error((first, second + 0.5), str(path)) == pytest.approx(0.1)
+    assert math.isnan(relative_error((first, second * math.nan), str(path)))
+    assert relative_error(first, str(path)) == math.inf  # an output is missing

@@ -11,7 +11,8 @@ from pruneaug.spec import dump_job, load_job, parse_job
 from pruneaug.tasks import MODELS, TASKS
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").rglob("*.y*ml"))
+PLATFORMS = sorted((ROOT / "examples" / "platforms").glob("*.y*ml"))
+EXAMPLES = sorted({*(ROOT / "examples").rglob("*.y*ml")} - {*PLATFORMS})
 SPACES = sorted((ROOT / "search_spaces").rglob("*.y*ml"))
 
 
@@ -22,6 +23,7 @@ def file_name(path: Path) -> str:
 def test_there_are_examples_and_search_spaces():
     assert EXAMPLES
     assert SPACES
+    assert PLATFORMS
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=file_name)
@@ -48,6 +50,13 @@ def test_a_search_space_can_be_extended_by_a_job(path):
     job = parse_job({"task": {"name": "digits"}, "space": {"extends": str(path)}})
     assert job.space.patterns
     assert job.space.layers == [], "a rule on layer names belongs to a network, not to a shared search space"
+
+
+@pytest.mark.parametrize("path", PLATFORMS, ids=file_name)
+def test_a_platform_can_be_extended_by_a_job(path):
+    job = parse_job({"task": {"name": "digits"}, "platform": {"extends": str(path)}})
+    assert job.platform.threads
+    assert (job.platform.remote is None) == (path.stem == "local-cpu")
 
 
 def test_the_data_folder_of_an_example_can_be_set():
