@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -125,12 +125,10 @@ def measure(
     Raises InputError for an unknown runtime, DeviceError if the device is lost.
     """
     check_runtimes(against)
-    if remote is not None:
-        ours = [dense, *([] if pruned is None else [pruned]), *more]
-        return time_remotely(ours, platform, remote, rounds=rounds, progress=stage(progress, "Bench"))
-    others = [Subject(name, dense.program) for name in dict.fromkeys(against) if absent_packages(name) is None]
+    names = () if remote is not None else tuple(dict.fromkeys(against))
+    others = [Subject(name, dense.program) for name in names if absent_packages(name) is None]
     subjects = [*others, dense, *([] if pruned is None else [pruned]), *more]
-    return time_networks(subjects, platform, rounds=rounds, progress=stage(progress, "Bench"))
+    return _timed(subjects, platform, remote, rounds, stage(progress, "Bench"))
 
 
 def compile_only(
@@ -140,12 +138,20 @@ def compile_only(
 
     It is checked on the device if the platform is `remote`. Raises DeviceError if that is lost.
     """
-    told = stage(progress, "Compile")
-    if remote is not None:
-        (result,) = time_remotely([pruned], platform, remote, rounds=0, progress=told)
-    else:
-        (result,) = time_networks([pruned], platform, rounds=0, progress=told)
+    (result,) = _timed([pruned], platform, remote, 0, stage(progress, "Compile"))
     return result
+
+
+def _timed(
+    subjects: Sequence[Subject],
+    platform: Platform,
+    remote: RemoteSpec | None,
+    rounds: int,
+    told: Callable[[int, int, str], None] | None,
+) -> tuple[NetworkTime, ...]:
+    if remote is not None:
+        return time_remotely(subjects, platform, remote, rounds=rounds, progress=told)
+    return time_networks(subjects, platform, rounds=rounds, progress=told)
 
 
 def fastest(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ import tvm
 
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.once import Once
 
 Kernel = Callable[..., None]
 
@@ -125,8 +125,7 @@ class Builder:
 
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
-        self._compiled: dict[Any, Future[Kernel]] = {}  # by TIR function
-        self._lock = threading.Lock()
+        self._compiled: Once[Kernel] = Once()  # by TIR function
         use_threads(target.threads)
 
     def run(self, call: KernelCall, *inputs: torch.Tensor) -> torch.Tensor:
@@ -152,18 +151,9 @@ class Builder:
         return bound
 
     def _kernel(self, call: KernelCall) -> Kernel:
-        """Compiled by the first thread that asks; the others wait for it."""
-        with self._lock:
-            is_first = call.function not in self._compiled
-            future = self._compiled.setdefault(call.function, Future())
-        if is_first:
-            try:
-                future.set_result(compile_function(self.target, call.name, call.function)["main"])
-            except BaseException as error:
-                with self._lock:
-                    del self._compiled[call.function]
-                future.set_exception(error)
-        return future.result()
+        return self._compiled.get(
+            call.function, lambda: compile_function(self.target, call.name, call.function)["main"]
+        )
 
 
 def is_large(array: npt.NDArray[Any]) -> bool:

@@ -12,9 +12,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from tvm.runtime import Executable
 from pruneaug.errors import CompileError, DeviceError
 from pruneaug.kernels.build import CpuTarget, compile_functions
 from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.once import Once
 
 _DRIVER = Path(__file__).parent / "driver.c"
 _OTHER = "{arch}-linux-gnu-gcc"
@@ -65,43 +65,35 @@ class Libraries:
         self.target = target
         self._command = find_compiler(target.triple.partition("-")[0], compiler)
         self._folder = tempfile.TemporaryDirectory(prefix="pruneaug-")
-        self._built: dict[Any, Future[Path]] = {}  # by TIR functions
-        self._lock = threading.Lock()
+        self._numbers = count()  # one for each attempt: a failed one may leave files
+        self._built: Once[Path] = Once()  # by TIR functions
 
     def facts(self) -> Path:
         """A library without kernels, which reads files. Raises CompileError."""
-        return self._once((), self._build_reader)
+        return self._built.get((), self._build_reader)
 
     def chain(self, calls: Sequence[KernelCall]) -> Path:
         """The library that runs these calls one after the other. Raises CompileError."""
         if len(calls) > _MOST_STEPS:
             raise CompileError(f"an op must be at most {_MOST_STEPS} kernels, but has {len(calls)}; please report it")
-        return self._once(tuple(call.function for call in calls), lambda path: self._build_chain(calls, path))
+        return self._built.get(tuple(call.function for call in calls), lambda: self._build_chain(calls))
 
-    def _once(self, key: Any, build: Callable[[Path], None]) -> Path:
-        with self._lock:
-            is_first = key not in self._built
-            future = self._built.setdefault(key, Future())
-            path = Path(self._folder.name) / f"library{len(self._built)}.so"
-        if is_first:
-            try:
-                build(path)
-                future.set_result(path)
-            except BaseException as error:
-                with self._lock:
-                    del self._built[key]
-                future.set_exception(error)
-        return future.result()
-
-    def _build_reader(self, path: Path) -> None:
+    def _build_reader(self) -> Path:
+        path = self._new_path()
         _run([*self._compile, "-shared", "-o", str(path), str(_DRIVER)])
+        return path
 
-    def _build_chain(self, calls: Sequence[KernelCall], path: Path) -> None:
+    def _build_chain(self, calls: Sequence[KernelCall]) -> Path:
+        path = self._new_path()
         driver = path.with_suffix(".driver.o")
         _run([*self._compile, "-DKERNELS", "-c", "-o", str(driver), str(_DRIVER)])
         functions = {f"step{index}": call.function for index, call in enumerate(calls)}
         executable: Executable = compile_functions(self.target, calls[-1].name, functions)
         executable.export_library(str(path), fcompile=linked_by(self._command), addons=[str(driver)])
+        return path
+
+    def _new_path(self) -> Path:
+        return Path(self._folder.name) / f"library{next(self._numbers)}.so"
 
     @property
     def _compile(self) -> list[str]:

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 
 from pruneaug.errors import RunError
 from pruneaug.files import storage_errors
-from pruneaug.latency.records import LatencyRecord, error_record
+from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.store import LatencyStore
 from pruneaug.network.ops import Op
 from pruneaug.platforms.load import busy
 from pruneaug.platforms.platform import Platform
 from pruneaug.platforms.stored import claim_folder
-from pruneaug.profiler.plan import DENSE_LIBRARIES, Cell, Task, cell_of, plan, wanted
+from pruneaug.profiler.cells import failed
+from pruneaug.profiler.plan import DENSE_LIBRARIES, Task, cell_of, plan, wanted
 from pruneaug.profiler.process import TaskFailure, WorkerProcess
 from pruneaug.profiler.sharing import share
 
@@ -109,26 +109,12 @@ def _measure(worker: WorkerProcess, task: Task) -> Iterator[LatencyRecord]:
                 yield record
     except TaskFailure as failure:
         if len(task.cells) == 1:
-            yield from (_failed(cell, task.platform, str(failure)) for cell in left)
+            yield from (failed(cell, task.platform, str(failure)) for cell in left)
         else:
             for cell in left:
                 yield from _measure(worker, replace(task, cells=(cell,)))
     else:
-        yield from (_failed(cell, task.platform, "the measurer gave no record for this cell") for cell in left)
-
-
-def _failed(cell: Cell, platform: Platform, error: str) -> LatencyRecord:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return error_record(
-        cell.op,
-        cell.pattern,
-        cell.sparsity,
-        cell.library,
-        dtype=platform.dtype,
-        threads=platform.threads,
-        measured_at=now,
-        error=error,
-    )
+        yield from (failed(cell, task.platform, "the measurer gave no record for this cell") for cell in left)
 
 
 @contextlib.contextmanager

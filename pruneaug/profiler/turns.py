@@ -11,7 +11,7 @@ from pruneaug.profiler.timing import Probe, Probed, enough, least_disturbed
 
 PATIENCE = 3  # times as many rounds as asked for, in search of quiet ones
 LONGEST_TURN_S = 600.0  # three calls to warm up and three timed ones, of a network that takes a minute and more
-_LEAST = 3  # timed calls
+LEAST = 3  # timed calls of a turn
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class TurnTaking:
             if self._probe is not None and not (self._before and self._probe.is_quiet(self._before)):
                 self._before = self._probe.wait()
             try:
-                process.send({"seconds": self._turn_s, "least": _LEAST})
+                process.send({"seconds": self._turn_s, "least": LEAST})
                 times = json.loads(process.read(LONGEST_TURN_S + self._turn_s))["times_us"]
             except ProcessEnded as error:
                 self.errors[index] = f"its process {error}"

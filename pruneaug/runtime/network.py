@@ -8,8 +8,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,7 +114,7 @@ class CompiledNetwork:
         arguments = function.signature.arguments(inputs)
         as_numpy = bool(arguments) and all(isinstance(argument, np.ndarray) for argument in arguments)
         tensors = _checked(function.signature, arguments)
-        with self._own_cores():
+        with _running:
             results = self._results(name, tensors)
         return function.signature.pack([result.numpy() for result in results] if as_numpy else results)
 
@@ -130,7 +130,8 @@ class CompiledNetwork:
             raise InputError(f"`repeats` must be at least 1, but got {repeats}")
         name, function = self._function(inputs)
         tensors = _checked(function.signature, function.signature.arguments(inputs))
-        with self._own_cores():
+        with _running:
+            use_threads(self.threads)
             calls = operator_times(self._machine, tensors, function=name, repeats=repeats)
         return step_times(function.report, calls)
 
@@ -154,6 +155,7 @@ class CompiledNetwork:
         A result may be a constant of the network, an input, or a view of another result. The first call finds them by
         calling twice: they are what lies where it did, or where another result does.
         """
+        use_threads(self.threads)
         results = [_tensor(result) for result in self._calls[name](*tensors)]
         if name not in self._borrowed:
             places = {_tensor(result).data_ptr() for result in self._calls[name](*tensors)}
@@ -176,13 +178,6 @@ class CompiledNetwork:
                 f"{abbreviate(described)}; compile it for these, or give tensors or arrays of those shapes and dtypes"
             )
         return self._functions[described]
-
-    @contextmanager
-    def _own_cores(self) -> Iterator[None]:
-        """Inside, no other network runs, and the calling thread has as many threads as the kernels expect."""
-        with _running:
-            use_threads(self.threads)
-            yield
 
 
 def link_library(executable: Any, part: Path, path: str | Path, link: Callable[..., None] | None = None) -> None:

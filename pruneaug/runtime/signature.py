@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,7 @@ class Signature:
         """The signature of a program whose graph was made from it."""
         arguments, _ = program.example_inputs or ((), {})
         leaves = _leaves(arguments)
-        place = {leaf[:2]: index for index, leaf in enumerate(sorted(leaves, key=_keys))}
+        place = {leaf[:2]: index for index, leaf in enumerate(_sorted(leaves))}
         output = next(node for node in graph.graph.nodes if node.op == "output")
         return cls(
             inputs=describe(arguments),
@@ -52,7 +54,7 @@ class Signature:
 
     def arguments(self, inputs: Sequence[Any]) -> list[Any]:
         """The tensors or arrays that the compiled function takes, of the network's arguments."""
-        leaves = sorted(_leaves(inputs), key=_keys)
+        leaves = _sorted(_leaves(inputs))
         return [leaves[index][2] for index in self.tensors]
 
     def check_bounds(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -109,14 +111,17 @@ def describe(inputs: Sequence[Any]) -> tuple[str, ...]:
 
     In arguments that hold several, also the keys that lead to each.
     """
-    return tuple(_describe(x, keys) for _, keys, x in sorted(_leaves(inputs), key=_keys))
+    return tuple(_describe(x, keys) for _, keys, x in _sorted(_leaves(inputs)))
 
 
 def _describe(x: Any, keys: str) -> str:
-    of = f" of {keys}" if keys else ""
-    if isinstance(x, _ARRAYS):
-        return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}{of}"
-    return f"{x!r}{of}"
+    text = _describe_array(x.dtype, x.shape) if isinstance(x, _ARRAYS) else repr(x)
+    return f"{text} of {keys}" if keys else text
+
+
+@lru_cache  # every call of a network describes its inputs
+def _describe_array(dtype: Any, shape: tuple[int, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
 
 
 def _leaves(inputs: Sequence[Any]) -> list[tuple[int, str, Any]]:
@@ -127,9 +132,9 @@ def _leaves(inputs: Sequence[Any]) -> list[tuple[int, str, Any]]:
     return [(path[0].idx, pytree.keystr(path[1:]), leaf) for path, leaf in found]  # type: ignore[attr-defined]
 
 
-def _keys(leaf: tuple[int, str, Any]) -> tuple[int, str]:
-    """What to sort leaves by: equal dicts may have their keys in different orders."""
-    return leaf[0], leaf[1]
+def _sorted(leaves: list[tuple[int, str, Any]]) -> list[tuple[int, str, Any]]:
+    """By argument and keys: equal dicts may have their keys in different orders."""
+    return sorted(leaves, key=itemgetter(0, 1)) if len(leaves) > 1 else leaves
 
 
 def abbreviate(described: Sequence[str]) -> str:

@@ -37,13 +37,6 @@ def plain():
 
 
 @pytest.fixture(scope="module")
-def lasting():
-    """A device whose server outlives its sessions."""
-    with rpc_servers.server(words=rpc_servers.LASTING) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def platform(plain):
     return detect_remote(plain.spec(), threads=1)
 

@@ -21,12 +21,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def lasting():
-    with rpc_servers.server(words=rpc_servers.LASTING) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def platform(lasting):
     return detect_remote(lasting.spec(), threads=1)
 

@@ -49,7 +49,7 @@ def assemble(source: str, target: CudaTarget) -> MachineCode:
     """
     nvrtc = _nvrtc()
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, None, None))
-    headers = _headers()
+    headers = Path(_headers().name)
     options = [f"--gpu-architecture={target.arch}", f"-I{headers}", f"-I{headers / 'cccl'}"]
     options += ["-default-device", "--ptxas-options=-v"]
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
@@ -78,15 +78,11 @@ def _nvrtc() -> Any:
 
 
 @cache
-def _headers() -> Path:
+def _headers() -> tempfile.TemporaryDirectory[str]:
     """A folder with CUDA's headers, which NVRTC brings along; it is removed when the process ends."""
     folder = tempfile.TemporaryDirectory(prefix="pruneaug-cuda-")
-    _headers_kept.append(folder)
     _checked(_nvrtc().nvrtcInstallBundledHeaders(folder.name.encode(), 0))
-    return Path(folder.name)
-
-
-_headers_kept: list[tempfile.TemporaryDirectory[str]] = []
+    return folder
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:

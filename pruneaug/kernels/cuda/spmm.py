@@ -113,9 +113,7 @@ def _block(shape: Shape, arrays: dict[str, Any], scalars: Scalars, tile: Any, gr
     variant = shape.variant
     shared = T.alloc_buffer((variant.shared_bytes,), "uint8", scope="shared.dyn", align=128)
     warp = T.bind(thread // WARP)
-    at = Place(
-        thread, T.bind(thread % WARP), T.bind(warp % variant.token_warps), T.bind(warp // variant.token_warps)
-    )  # fmt: skip
+    at = Place(thread, T.bind(thread % WARP), T.bind(warp % variant.token_warps), T.bind(warp // variant.token_warps))
     first_token, first_tile = T.bind(tile * variant.tokens), T.bind(arrays["indptr"][group])
     count = T.bind(arrays["indptr"][group + 1] - first_tile)
     sums = gpu.registers(variant.warp_tokens * variant.warp_outputs // WARP, "float32")
@@ -151,9 +149,7 @@ def _block(shape: Shape, arrays: dict[str, Any], scalars: Scalars, tile: Any, gr
     store = store_rows if shape.layout == ROWS else store_columns
     token = T.bind(first_token + at.token_warp * variant.warp_tokens)
     output = T.bind(group * variant.outputs + at.output_warp * variant.warp_outputs)
-    store(
-        shape.form, variant, shape.activation, sums, arrays, scalars, token, output, at.lane
-    )  # fmt: skip
+    store(shape.form, variant, shape.activation, sums, arrays, scalars, token, output, at.lane)
 
 
 def _load_weight(variant: CudaVariant, weight: Any, shared: Any, base: Any, packed: Any, thread: Any) -> None:

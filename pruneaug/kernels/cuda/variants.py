@@ -40,9 +40,7 @@ class CudaVariant:
             raise InputError(f"a CUDA variant's tokens and outputs must be powers of two, but got {self}; change them")
 
     def __str__(self) -> str:
-        return (
-            f"t{self.tokens}n{self.outputs}k{self.depth}s{self.stages}w{self.token_warps}x{self.output_warps}"
-        )  # fmt: skip
+        return f"t{self.tokens}n{self.outputs}k{self.depth}s{self.stages}w{self.token_warps}x{self.output_warps}"
 
     @property
     def threads(self) -> int:

@@ -6,11 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pruneaug.errors import DeviceError, MeasurementError
 from pruneaug.kernels.build import CpuTarget
@@ -18,11 +16,12 @@ from pruneaug.kernels.cross import Libraries
 from pruneaug.kernels.layers import layer_calls
 from pruneaug.kernels.products import Weights
 from pruneaug.kernels.variants import Variant, candidates
-from pruneaug.latency.records import LatencyRecord, error_record
+from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.platforms.remote import remote_platform
+from pruneaug.profiler.cells import MOST_VARIANTS, Times, checked, failed, fastest, mask_seeds, timed, to_try
 from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.remote.chain import Chain, Memory
@@ -31,8 +30,6 @@ from pruneaug.profiler.remote.session import TRIES, ConnectionLostError, Session
 from pruneaug.sparsity.patterns import Block, parse_pattern
 from pruneaug.spec.models import RemoteSpec
 
-_MOST_VARIANTS = 3
-_LARGE_MATRIX = 50_000  # weights; masks of larger ones vary less than times do
 _LARGEST_ERROR = 1e-4  # products of these lengths stay below 1e-5; a wrong kernel is far above
 _VISITS = 8  # of each kernel in turn, so that a drift of the device meets all alike
 _MOST_RUNS = 5  # in each visit
@@ -67,7 +64,7 @@ class RemoteMeasurer:
         self._seeds = tuple(seeds)
         self._budget_s = budget_s
         self._libraries = Libraries(CpuTarget(**platform.kernel_target()), self._remote.compiler)
-        self._compilers = ThreadPoolExecutor(_MOST_VARIANTS)
+        self._compilers = ThreadPoolExecutor(MOST_VARIANTS)
         self._session = open_session(self._remote, platform, 2 * self._remote.timeout_s)
 
     def measure(self, op: Op, cells: Sequence[Cell]) -> Iterator[LatencyRecord]:
@@ -82,10 +79,7 @@ class RemoteMeasurer:
             except DeviceError:
                 raise
             except Exception as error:  # one broken kernel never ends a profile
-                record = error_record(
-                    op, cell.pattern, cell.sparsity, cell.library, dtype=self._platform.dtype,
-                    threads=self._platform.threads, measured_at=_now(), error=f"{type(error).__name__}: {error}",
-                )  # fmt: skip
+                record = failed(cell, self._platform, f"{type(error).__name__}: {error}")
             yield record
 
     def _patiently(self, bench: _Bench, cell: Cell) -> LatencyRecord:
@@ -117,8 +111,8 @@ class RemoteMeasurer:
             raise MeasurementError(f"a remote device measures our kernels only, but got the library {cell.library}")
         assert bench.memory is not None
         data, block = bench.data, parse_pattern(cell.pattern)
-        variants = self._variants(bench, block, cell.sparsity)
-        seeds = self._seeds if block is not None and data.matrix.numel() <= _LARGE_MATRIX else self._seeds[:1]
+        variants = to_try(self._likeliest(data.op, block, cell.sparsity), bench.fastest.get(block))
+        seeds = mask_seeds(data.op, block, self._seeds)
         chains: list[Chain] = []
         try:
             for seed in seeds:
@@ -133,42 +127,35 @@ class RemoteMeasurer:
                 ]
             first = data.mask(block, cell.sparsity, seeds[0])
             errors = [
-                _checked(data.relative_error(chain.result(), first), cell, variant)
+                checked(
+                    data.relative_error(chain.result(), first),
+                    _LARGEST_ERROR,
+                    cell,
+                    self._platform.dtype,
+                    f"the device's variant {variant}",
+                )
                 for chain, variant in zip(chains, variants)
             ]
             times = self._times(chains).reshape(len(seeds), len(variants), -1)
         finally:
             for chain in chains:
                 chain.free()
-        # The first half of the runs chooses the variant, the second half times it: a lucky reading earns nothing.
-        half = times.shape[-1] // 2
-        best = int(np.median(times[:, :, :half], axis=2).mean(axis=0).argmin())
+        best, times_us = fastest(times)
         bench.fastest[block] = variants[best]
-        return self._record(cell, str(variants[best]), times[:, best, half:].reshape(-1), errors[best])
+        return timed(cell, self._platform, str(variants[best]), times_us, errors[best])
 
-    def _times(self, chains: Sequence[Chain]) -> npt.NDArray[np.float64]:
+    def _times(self, chains: Sequence[Chain]) -> Times:
         """Microseconds of every run of every chain: [chains, runs]."""
         once_us = sum(float(chain.time(1, untimed=1)[0]) for chain in chains)
         runs = max(1, min(_MOST_RUNS, int(self._budget_s * 1e6 / (_VISITS * max(once_us, 1e-3)))))
         visits = [[chain.time(runs, untimed=2) for chain in chains] for _ in range(_VISITS)]
         return np.stack([np.concatenate(of_one) for of_one in zip(*visits, strict=True)])
 
-    def _variants(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:
-        """What is measured: the likeliest, and later the fastest at the pattern's last sparsity beside the first."""
+    def _likeliest(self, op: Op, block: Block | None, sparsity: float) -> list[Variant]:
         target = self._libraries.target
-        found = candidates(
-            bench.data.op, 1 if block is None else block.rows, sparsity,
-            lanes=target.lanes, registers=target.registers, threads=target.threads, most=_MOST_VARIANTS,
-        )  # fmt: skip
-        last = bench.fastest.get(block)
-        return found if last is None else list(dict.fromkeys([last, found[0]]))
-
-    def _record(self, cell: Cell, variant: str, times: npt.NDArray[np.float64], error: float) -> LatencyRecord:
-        p10, median, p90 = np.percentile(times, (10, 50, 90))
-        return LatencyRecord(
-            cell.op, cell.pattern, cell.sparsity, cell.library, variant, self._platform.dtype, self._platform.threads,
-            latency_us=float(median), p10_us=float(p10), p90_us=float(p90), runs=times.size,
-            max_relative_error=error, measured_at=_now(),
+        return candidates(
+            op, 1 if block is None else block.rows, sparsity,
+            lanes=target.lanes, registers=target.registers, threads=target.threads, most=MOST_VARIANTS,
         )  # fmt: skip
 
 
@@ -195,17 +182,3 @@ def open_session(remote: RemoteSpec, platform: Platform, limit_s: float) -> Sess
         session.close()
         raise
     return session
-
-
-def _checked(error: float, cell: Cell, variant: Variant) -> float:
-    """The relative error. Raises MeasurementError if it is too large."""
-    if not error <= _LARGEST_ERROR:
-        raise MeasurementError(
-            f"a relative error must be at most {_LARGEST_ERROR:g}, but variant {variant} of {cell} has {error:g} on "
-            "the device; please report it"
-        )
-    return error
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

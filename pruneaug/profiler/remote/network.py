@@ -25,9 +25,8 @@ from pruneaug.profiler.network import (
     store_program,
 )
 from pruneaug.profiler.process import worker_environment
+from pruneaug.profiler.turns import LEAST
 from pruneaug.spec.models import RemoteSpec
-
-_LEAST = 3  # timed calls of a turn
 
 
 def time_remotely(
@@ -80,7 +79,7 @@ def time_remotely(
         for done in range(rounds if good else 0):
             tell(len(subjects) + done, "measuring on the device")
             for index in good:
-                turn = {"time": index, "seconds": turn_s, "least": _LEAST}
+                turn = {"time": index, "seconds": turn_s, "least": LEAST}
                 times.setdefault(index, []).extend(device.asked(turn, START_S + turn_s)["times_us"])
         unsaved = {index: device.save(index, subjects[index].save_to) for index in good}
         tell(total, "")
