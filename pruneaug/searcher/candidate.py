@@ -46,7 +46,8 @@ class Session:
     """How a fine-tuning goes on its way.
 
     rungs: epochs at which `judge` is called with the epochs and the validation accuracy then; False ends the training.
-    checkpoint: a file from which an interrupted training goes on. origin: what a trial begins with instead of dense.
+    checkpoint: a file from which an interrupted training goes on. origin: what a trial begins with instead of dense; a
+    pruned network that is fine-tuned for longer takes the weights that both keep from it.
     """
 
     rungs: tuple[float, ...] = ()
@@ -118,6 +119,9 @@ class PruneAndFineTune:
     ) -> Candidate:
         model = copy.deepcopy(self.dense)
         model.load_state_dict(weights)
+        if session is not None and session.origin is not None:
+            session.origin.put_into(model)
+            apply_masks(model, masks)
         return self._finetune(model, Pruned(dict(masks)), self.spec.final, seed, progress, session or Session())
 
     def _finetune(

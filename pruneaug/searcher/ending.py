@@ -8,6 +8,7 @@ from typing import Any
 
 from pruneaug.searcher import history
 from pruneaug.searcher.driver import Driver
+from pruneaug.searcher.origin import nearest
 from pruneaug.searcher.rundir import read_json, write_json
 from pruneaug.searcher.trial import TrialRecord
 from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, save_tensors
@@ -41,7 +42,8 @@ def end_search(driver: Driver) -> Winner | None:
             return None
         write_json(path, known)
     winner = driver.records[known["number"]]
-    repeats = _repeat(driver, winner, list(known.get("repeats", [])))
+    source = next((f.get("inherited_from") for f in finalists if f["number"] == winner.number), None)
+    repeats = _repeat(driver, winner, source, list(known.get("repeats", [])))
     if repeats != known.get("repeats", []):
         write_json(path, {**known, "repeats": repeats})
     accuracies = [item["accuracy_validation"] for item in repeats if item["accuracy_validation"] is not None]
@@ -58,7 +60,7 @@ def _refine(driver: Driver) -> list[dict[str, Any]]:
     while finalists := goal.finalists(
         driver.records, count, {f["number"]: goal.dense_accuracy - f["accuracy_validation"] for f in done}
     ):
-        works = [_final_work(driver, trial) for trial in finalists[: driver.executor.capacity]]
+        works = [_final_work(driver, trial, done) for trial in finalists[: driver.executor.capacity]]
         for event in driver.do([work for work in works if not (work.folder / "record.json").exists()]):
             trial = driver.records[event.work.number]
             write_json(event.work.folder / "record.json", _finalist(trial, event))
@@ -69,7 +71,8 @@ def _refine(driver: Driver) -> list[dict[str, Any]]:
 
 def _finalist(trial: TrialRecord, event: Judged | Failed) -> dict[str, Any]:
     """A fine-tuning that fails or does not help leaves the trial's network as it is: no error may lose it."""
-    facts = _unrefined(trial)
+    source = event.work.inherit
+    facts = {**_unrefined(trial), "inherited_from": None if source is None else int(source.name)}
     if isinstance(event, Failed):
         return {**facts, "error": event.error}
     facts["epochs"] = event.epochs  # also where they did not help: they were spent
@@ -110,12 +113,17 @@ def _choose(driver: Driver, finalists: list[dict[str, Any]]) -> dict[str, Any]:
     return {**own, "finalists": public, "repeats": []}
 
 
-def _repeat(driver: Driver, winner: TrialRecord, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make the winner again, pruned and fine-tuned from the start with other seeds, as often as the job asks."""
+def _repeat(
+    driver: Driver, winner: TrialRecord, source: int | None, done: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Make the winner again, pruned and fine-tuned with other seeds, as often as the job asks.
+
+    From what it began with itself: `source` is the finalist whose weights its long fine-tuning began with.
+    """
     todo = range(len(done), driver.job.finetune.repeats)
     pruned = dict(zip(todo, driver.do([_first_work(driver, winner, index) for index in todo]), strict=True))
     whole = [index for index in todo if isinstance(pruned[index], Judged)]
-    refined = dict(zip(whole, driver.do([_second_work(driver, winner, index) for index in whole]), strict=True))
+    refined = dict(zip(whole, driver.do([_second_work(driver, winner, source, index) for index in whole]), strict=True))
     for index in todo:
         event = pruned[index]
         error, accuracy = (event.error, None) if isinstance(event, Failed) else (None, event.accuracy)
@@ -128,14 +136,18 @@ def _repeat(driver: Driver, winner: TrialRecord, done: list[dict[str, Any]]) -> 
     return done
 
 
-def _final_work(driver: Driver, trial: TrialRecord) -> TrialWork:
+def _final_work(driver: Driver, trial: TrialRecord, done: list[dict[str, Any]]) -> TrialWork:
+    """The long fine-tuning of a trial's network; `done` are the finalists before it."""
     key = f"{trial.number}-final"
+    refined = {facts["number"]: driver.records[facts["number"]].assignment for facts in done if facts["refined"]}
+    source = nearest(trial.assignment, refined, driver.network) if driver.job.search.inherit else None
     return TrialWork(
         key=key,
         number=trial.number,
         assignment=trial.assignment,
         seed=history.trial_seed(driver.job.search.seed, trial.number, _FINAL),
         folder=driver.run.final_weights(trial.number),
+        inherit=None if source is None else driver.run.final_weights(source),
         refine=driver.run.trial_weights(trial.number),
         checkpoint=driver.run.checkpoint(key) if driver.is_resumable else None,
         store_from=trial.accuracy_validation or 0.0,
@@ -155,7 +167,7 @@ def _first_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
     )
 
 
-def _second_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
+def _second_work(driver: Driver, winner: TrialRecord, source: int | None, index: int) -> TrialWork:
     folder = driver.run.finals / f"repeat-{index}"
     return TrialWork(
         key=f"{winner.number}-repeat-{index}-final",
@@ -163,6 +175,7 @@ def _second_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
         assignment=winner.assignment,
         seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index + 1),
         folder=folder / "final",
+        inherit=None if source is None else driver.run.final_weights(source),
         refine=folder,
         store_from=2.0,  # only its accuracy is wanted
     )

@@ -31,12 +31,12 @@ class Origin:
 
     @torch.no_grad()
     def put_into(self, model: nn.Module) -> None:
-        """Give the dense `model` these weights, but where the masks removed them: there it keeps its own."""
-        dense = {name: get_weight(model, name).detach().clone() for name in self.masks}
+        """Give `model` these weights, but where the masks removed them: there it keeps its own."""
+        own = {name: get_weight(model, name).detach().clone() for name in self.masks}
         model.load_state_dict(self.weights)
         for name, mask in self.masks.items():
             weight = get_weight(model, name)
-            weight.copy_(torch.where(mask.to(weight.device), weight, dense[name]))
+            weight.copy_(torch.where(mask.to(weight.device), weight, own[name]))
 
     def same_masks(self, masks: Masks, assignment: Assignment) -> Masks:
         """`masks`, with those of the finished trial for layers that had the same choice: its weights fit them."""

@@ -35,8 +35,8 @@ class TrialWork:
 
     key: tells works on their way apart. number: the trial that it belongs to. folder: where its weights go; all workers
     must see it. checkpoint: where its training is kept on its way, to go on there after a kill, or None. rungs: epochs
-    at which it is judged on its way. inherit: the folder of a finished trial to begin with, or None. refine: the folder
-    of a pruned network to fine-tune for longer instead, or None. store_from: the accuracy from which its weights are
+    at which it is judged on its way. inherit: the folder of a finished network to begin with, or None. refine: the
+    folder of a pruned network to fine-tune for longer, or None. store_from: the accuracy from which its weights are
     worth storing. timeout_s: when it counts as hanging. attempt: from 1; each lost worker makes it one more.
     """
 

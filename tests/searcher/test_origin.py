@@ -1,8 +1,11 @@
 import torch
 from toy_search import make_job, make_parts
 
-from pruneaug.network.layers import Layer, Network, get_weight
+from pruneaug.finetune.protocol import FineTuneResult
+from pruneaug.network.layers import Layer, Network, apply_masks, get_weight
 from pruneaug.network.ops import LinearOp
+from pruneaug.pruners.magnitude import Magnitude
+from pruneaug.searcher.candidate import PruneAndFineTune, Session
 from pruneaug.searcher.origin import Origin, distance, nearest
 from pruneaug.searcher.study import run_search
 from pruneaug.sparsity.masks import block_mask
@@ -74,3 +77,33 @@ def test_trials_begin_with_the_weights_of_the_nearest_and_the_last_used_are_kept
     needed = {trial.number for trial in result.front} | {result.best.number}
     assert needed <= kept
     assert len(kept - needed) <= 2
+
+
+class Untrained:
+    """A fine-tuner that trains nothing."""
+
+    def finetune(self, model, pruned, task, spec, **options):
+        return FineTuneResult(dict(pruned.masks), 0, 0.0, 0.0)
+
+
+def test_a_long_fine_tuning_begins_with_the_weights_that_its_network_and_the_origin_keep():
+    task, network, _ = make_parts()
+    dense, own, before = task.build_model(), task.build_model(), task.build_model()
+    with torch.no_grad():
+        for model, value in ((own, 1.0), (before, 2.0)):
+            for tensor in model.state_dict().values():
+                tensor.add_(value)
+    name = network.layers[1].name
+    mask, other = (block_mask(torch.rand(get_weight(dense, name).shape), ELEMENT, 0.5) for _ in range(2))
+    apply_masks(own, {name: mask})
+    apply_masks(before, {name: other})
+    evaluator = PruneAndFineTune(task, network, dense, Magnitude(), Untrained(), make_job().finetune)
+    options = {"seed": 0, "session": Session(origin=Origin(before.state_dict(), {name: other}))}
+    found = evaluator.refine(own.state_dict(), {name: mask}, **options).weights
+    expected = before.state_dict()
+    weight = f"{name}.weight"
+    expected[weight] = torch.where(other, expected[weight], own.state_dict()[weight]) * mask
+    assert (mask & ~other).any()
+    assert (other & ~mask).any()
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key

@@ -1,12 +1,14 @@
 import statistics
 
 import pytest
+import torch
 from toy_search import gentle, make_job, make_parts, search
 
 from pruneaug.errors import RunError, TrainingError
 from pruneaug.searcher.candidate import Candidate
 from pruneaug.searcher.final import finalize, finished_trials, load_best
 from pruneaug.searcher.rundir import RunDir, read_json
+from pruneaug.searcher.weights import load_tensors
 from pruneaug.testing.evaluator import AnalyticEvaluator
 from pruneaug.testing.task import ToyTask
 
@@ -182,3 +184,47 @@ def test_the_winner_is_made_again_with_other_seeds_and_each_repeat_only_once(tmp
     again, evaluator = search(tmp_path, more, evaluator=Recovering())
     assert again.repeats[:3] == result.repeats
     assert (len(again.repeats), evaluator.refined) == (4, 1)
+
+
+class Chained(Recovering):
+    """Also notes what each long fine-tuning began with."""
+
+    def __init__(self):
+        super().__init__()
+        self.origins = []
+
+    def prune(self, assignment, *, session=None, **options):
+        return super().prune(assignment, **options)
+
+    def refine(self, weights, masks, *, session=None, **options):
+        self.origins.append(None if session is None or session.origin is None else session.origin.weights)
+        return super().refine({name: tensor + 1.0 for name, tensor in weights.items()}, masks, **options)
+
+
+def test_a_finalist_begins_with_what_an_earlier_one_has_learnt_and_so_do_its_repeats(tmp_path):
+    finetune = make_job().finetune.model_copy(update={"finalists": 3, "repeats": 1})
+    job = make_job(trials=12, strategy="random", inherit=True).model_copy(update={"finetune": finetune})
+    evaluator = Chained()
+    result, _ = search(tmp_path, job, evaluator=evaluator)
+    finalists = read_json(tmp_path / "best" / "record.json")["finalists"]
+    assert len(finalists) == 2
+    sources = [facts["inherited_from"] for facts in finalists]
+    assert sources[0] is None
+    numbers = [facts["number"] for facts in finalists]
+    assert all(source in numbers[:index] for index, source in enumerate(sources) if index)
+    (source,) = (facts["inherited_from"] for facts in finalists if facts["number"] == result.best.number)
+    assert source is not None
+    for begun, number in zip(evaluator.origins, [*sources, source], strict=True):
+        if number is None:
+            assert begun is None
+            continue
+        kept = load_tensors(tmp_path / "finals" / str(number) / "model.safetensors")
+        assert all(torch.equal(begun[name], tensor) for name, tensor in kept.items())
+
+
+def test_without_inheriting_finalists_are_independent(tmp_path):
+    finetune = make_job().finetune.model_copy(update={"finalists": 3})
+    job = make_job(trials=12, strategy="random").model_copy(update={"finetune": finetune})
+    evaluator = Chained()
+    search(tmp_path, job, evaluator=evaluator)
+    assert evaluator.origins == [None] * 2
