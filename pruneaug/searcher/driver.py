@@ -169,7 +169,7 @@ class Driver:
             seed=history.trial_seed(search.seed, number, _TRAIN),
             folder=self.run.trial_weights(number),
             rungs=tuple(rung * self.job.finetune.trial.epochs for rung in search.rungs if rung < 1),
-            inherit=None if source is None else self.run.trial_weights(source),
+            inherit=None if source is None else self.run.tuned_weights(source),
             store_from=0.0 if search.inherit else self.goal.store_from(self.job.finetune.finalists),
             checkpoint=self.run.checkpoint(str(number)) if self.is_resumable else None,
             timeout_s=search.trial_timeout_s,
@@ -177,7 +177,7 @@ class Driver:
         return replace(proposal, inherited_from=source), work
 
     def _nearest(self, assignment: Assignment) -> int | None:
-        finished = {n: r.assignment for n, r in self.records.items() if self.run.has_weights(n)}
+        finished = {n: r.assignment for n, r in self.records.items() if self.run.tuned_weights(n) is not None}
         found = origin.nearest(assignment, finished, self.network)
         if found is not None:
             with suppress(OSError):  # the times of the folders say which was used last

@@ -156,14 +156,13 @@ def _final_work(driver: Driver, trial: TrialRecord, done: list[dict[str, Any]]) 
 
 def _first_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
     source = winner.inherited_from
-    inherit = None if source is None or not driver.run.has_weights(source) else driver.run.trial_weights(source)
     return TrialWork(
         key=f"{winner.number}-repeat-{index}",
         number=winner.number,
         assignment=winner.assignment,
         seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index),
         folder=driver.run.finals / f"repeat-{index}",
-        inherit=inherit,
+        inherit=None if source is None else driver.run.tuned_weights(source),
     )
 
 

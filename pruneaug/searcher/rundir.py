@@ -166,6 +166,11 @@ class RunDir:
         """Whether the trial's weights and masks are there; the masks are written last."""
         return (self.trial_weights(number) / MASKS).exists()
 
+    def tuned_weights(self, number: int) -> Path | None:
+        """The folder of a trial's weights and masks, after a long fine-tuning that helped; None if they are gone."""
+        folders = (self.final_weights(number), self.trial_weights(number))
+        return next((folder for folder in folders if (folder / MASKS).exists()), None)
+
     def checkpoint(self, name: str) -> Path:
         """Where a training on its way is kept."""
         return self.checkpoints / name

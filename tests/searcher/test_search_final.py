@@ -228,3 +228,23 @@ def test_without_inheriting_finalists_are_independent(tmp_path):
     evaluator = Chained()
     search(tmp_path, job, evaluator=evaluator)
     assert evaluator.origins == [None] * 2
+
+
+def test_more_trials_begin_with_what_the_finalists_have_learnt(tmp_path):
+    def job(trials):
+        return make_job(trials=trials, strategy="random", objective="front", max_accuracy_loss=0.5, inherit=True)
+
+    class Noting(Chained):
+        def prune(self, assignment, *, session=None, **options):
+            self.origins.append(None if session is None or session.origin is None else session.origin.weights)
+            return super().prune(assignment, **options)
+
+    first, _ = search(tmp_path, job(6), evaluator=Noting())
+    number = first.best.number
+    refined = load_tensors(tmp_path / "finals" / str(number) / "model.safetensors")
+    evaluator = Noting()
+    result, _ = search(tmp_path, job(40), evaluator=evaluator)
+    heirs = [trial.number for trial in result.trials[6:] if trial.inherited_from == number]
+    assert heirs
+    begun = [origin for origin in evaluator.origins if origin is not None]
+    assert sum(all(torch.equal(origin[name], refined[name]) for name in refined) for origin in begun) >= len(heirs)
