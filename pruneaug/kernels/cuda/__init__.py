@@ -1,5 +1,6 @@
 """Block-sparse products on the tensor cores of NVIDIA GPUs, generated as TIR and compiled by NVRTC.
 
-`products` makes a call of the kernel in `spmm` from a layer's weights; `variants` lists its tiles, `packing` the arrays
-that it reads, `compiler` its machine code. All of it compiles on a machine without a GPU.
+`products` makes a call of the kernel in `spmm` from the weights of a linear layer, `convolutions` from those of a
+convolution, whose loads are in `images`; `variants` lists the kernel's tiles, `packing` the arrays that it reads,
+`compiler` its machine code. All of it compiles on a machine without a GPU.
 """

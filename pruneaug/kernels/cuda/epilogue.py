@@ -17,13 +17,13 @@ def store_rows(
     output: Any, lane: Any,
 ) -> None:  # fmt: skip
     """Y [tokens, N] from a warp's sums, whose rows are tokens from `token` and whose columns outputs from `output`."""
-    run = variant.together // 4  # outputs of one token that a lane holds
-    mmas = variant.together // 8
+    together = variant.together(form)
+    run, mmas = together // 4, together // 8  # outputs of one token that a lane holds, and products that they are of
     values, bias = gpu.registers(run, "float32"), gpu.registers(run, "float32")
     words = gpu.registers(run * form.size // 4)
     columns = variant.warp_outputs // 8
-    for part in range(variant.warp_outputs // variant.together):
-        column = T.bind(output + part * variant.together + lane % 4 * run)
+    for part in range(variant.warp_outputs // together):
+        column = T.bind(output + part * together + lane % 4 * run)
         for first in range(0, run, 4):
             gpu.load_words(bias, arrays["bias"].ptr_to([column + first]), 4, first)
         for row in range(variant.warp_tokens // 8):
@@ -31,7 +31,7 @@ def store_rows(
             with T.If(T.And(position < scalars.tokens, column < scalars.outputs)), T.Then():
                 to = T.bind(position * scalars.y_stride + column)
                 if "residual" in arrays:
-                    _load(words, arrays["residual"], to, run * form.size // 4)
+                    gpu.load_words(words, arrays["residual"].ptr_to([to]), run * form.size // 4)
                     gpu.unpack(form, words, values, run)
                 for i in range(run):
                     mma = row // 2 * columns + part * mmas + i // 2
@@ -40,7 +40,7 @@ def store_rows(
                         total = total + values[i]
                     _finish(activation, values, i, total, scalars)
                 gpu.pack(form, values, words, run)
-                _store(arrays["y"], to, words, run * form.size // 4)
+                gpu.store_words(arrays["y"].ptr_to([to]), words, run * form.size // 4)
 
 
 def store_columns(
@@ -59,7 +59,7 @@ def store_columns(
                 with T.If(position < scalars.tokens), T.Then():
                     to = T.bind(channel * scalars.y_stride + position)
                     if "residual" in arrays:
-                        _load(words, arrays["residual"], to, form.size // 2)
+                        gpu.load_words(words, arrays["residual"].ptr_to([to]), form.size // 2)
                         gpu.unpack(form, words, values, 2)
                     for i in range(2):
                         total = sums[4 * (row // 2 * columns + column) + row % 2 * 2 + i] + bias
@@ -67,7 +67,7 @@ def store_columns(
                             total = total + values[i]
                         _finish(activation, values, i, total, scalars)
                     gpu.pack(form, values, words, 2)
-                    _store(arrays["y"], to, words, form.size // 2)
+                    gpu.store_words(arrays["y"].ptr_to([to]), words, form.size // 2)
 
 
 def _finish(activation: str, values: Any, i: int, total: Any, scalars: Any) -> None:
@@ -76,19 +76,3 @@ def _finish(activation: str, values: Any, i: int, total: Any, scalars: Any) -> N
     # max and min of CUDA would drop NaN.
     T.buffer_store(values, T.Select(values[i] < scalars.low, scalars.low, values[i]), [i])
     T.buffer_store(values, T.Select(values[i] > scalars.high, scalars.high, values[i]), [i])
-
-
-def _load(words: Any, array: Any, start: Any, count: int) -> None:
-    for first in range(0, count, 4):
-        per_word = 4 * 8 // _bits(array)
-        gpu.load_words(words, array.ptr_to([start + first * per_word]), min(count, 4), first)
-
-
-def _store(array: Any, start: Any, words: Any, count: int) -> None:
-    for first in range(0, count, 4):
-        per_word = 4 * 8 // _bits(array)
-        gpu.store_words(array.ptr_to([start + first * per_word]), words, min(count, 4), first)
-
-
-def _bits(array: Any) -> int:
-    return 32 if str(array.dtype) == "float32" else 16

@@ -22,6 +22,7 @@ class Format:
     dtype: str  # of inputs and outputs, in TVM and in PyTorch
     mma: str  # PTX
     pack: str = ""  # PTX that rounds two float32 values to a word, the high one first
+    splits: bool = False  # each value is the sum of two that are multiplied; see `fragments.split_to_tf32`
 
     @property
     def per_piece(self) -> int:
@@ -39,8 +40,8 @@ class Format:
 
     def words(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
         """float32 [n] rounded to this format, as words of 32 bits [n * size / 4]."""
-        if self is TF32:
-            return round_tf32(values)
+        if self.size == 4:
+            return np.ascontiguousarray(values).view(np.uint32) if self.splits else round_tf32(values)
         held = torch.from_numpy(np.ascontiguousarray(values)).to(self.torch_dtype)
         return held.view(torch.int16).numpy().view(np.uint32)
 
@@ -56,5 +57,6 @@ _MMA = "mma.sync.aligned.m16n8k{}.row.col.f32.{}.{}.f32"
 FLOAT16 = Format("float16", 2, "float16", _MMA.format(16, "f16", "f16"), "cvt.rn.f16x2.f32")
 BFLOAT16 = Format("bfloat16", 2, "bfloat16", _MMA.format(16, "bf16", "bf16"), "cvt.rn.bf16x2.f32")
 TF32 = Format("tf32", 4, "float32", _MMA.format(8, "tf32", "tf32"))
+FLOAT32 = Format("float32", 4, "float32", TF32.mma, splits=True)
 
-FORMATS: Mapping[str, Format] = {form.name: form for form in (FLOAT16, BFLOAT16, TF32)}
+FORMATS: Mapping[str, Format] = {form.name: form for form in (FLOAT16, BFLOAT16, TF32, FLOAT32)}

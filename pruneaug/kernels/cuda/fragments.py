@@ -64,6 +64,19 @@ def round_to_tf32(words: Any, count: int) -> None:
         T.evaluate(T.ptx["cvt.rna.tf32.f32"](words[i], T.reinterpret("float32", words[i])))
 
 
+def split_to_tf32(words: Any, high: Any, count: int) -> None:
+    """float32 values of a fragment as sums of two: `high`, rounded to tf32, and in `words` the rest, rounded alike.
+
+    With 11 bits in each, the product of two values is that of float32 to some 2**-21 if only that of the two rests is
+    left out. An infinite value has no rest that is a number: what it is multiplied with becomes NaN.
+    """
+    for i in range(count):
+        T.evaluate(T.ptx["cvt.rna.tf32.f32"](high[i], T.reinterpret("float32", words[i])))
+        rest = T.reinterpret("float32", words[i]) - T.reinterpret("float32", high[i])
+        T.buffer_store(words, T.reinterpret("uint32", rest), [i])
+    round_to_tf32(words, count)
+
+
 def multiply(form: Format, sums: Any, at: int, left: Any, first: int, right: Any, second: int) -> None:
     """sums[at : at + 4] += left[first : first + 4] * right[second : second + 2], tiles of 16x8 numbers."""
     four = [sums[at + i] for i in range(4)]

@@ -12,12 +12,13 @@ import torch
 
 from pruneaug.errors import CompileError
 from pruneaug.kernels.cuda.formats import Format
-from pruneaug.kernels.cuda.packing import TileShape, pack_tiles
+from pruneaug.kernels.cuda.images import ImageScalars
+from pruneaug.kernels.cuda.packing import PackedTiles, TileShape, pack_tiles
 from pruneaug.kernels.cuda.spmm import COLUMNS, ROWS, Scalars, Shape, cuda_spmm
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import CudaVariant
 from pruneaug.kernels.products import Epilogue, Weights
-from pruneaug.network.ops import LinearOp
+from pruneaug.network.ops import Conv2dOp, LinearOp
 
 _NONE = np.zeros(1, np.int32)  # in place of an array that has no values
 
@@ -32,7 +33,7 @@ class CudaCall:
     name: str  # what it computes, as a report shows it
     shape: Shape
     constants: dict[str, npt.NDArray[Any]]  # by the kernel's name of the argument, in its order
-    scalars: Scalars
+    scalars: Scalars | ImageScalars
     x_size: int  # values, the ends of rows included
     y_size: int
 
@@ -77,8 +78,8 @@ def linear_product(
         raise CompileError(f"layout 'columns' needs values of 2 bytes, but got {form.name}; use layout 'rows' for it")
     outputs, inputs = weights.matrix.shape
     chunk = chunk_for(block_cols, variant, form)
-    mask = torch.ones_like(weights.matrix, dtype=torch.bool) if weights.mask is None else weights.mask
-    tile = TileShape(variant.outputs, chunk, variant.columns(form), variant.together if layout == ROWS else 0)
+    mask = mask_of(weights)
+    tile = TileShape(variant.outputs, chunk, variant.columns(form), variant.together(form) if layout == ROWS else 0)
     packed = pack_tiles(weights.matrix, mask, tile, form)
 
     by_token = layout == ROWS
@@ -88,18 +89,38 @@ def linear_product(
     y_size = (op.tokens if by_token else outputs) * y_stride
     # Kernels count in int32, and up to a tile further.
     most = max(x_size, y_size, packed.words.size) + (packed.padding + variant.tokens + variant.outputs) * x_stride
-    if most >= 2**31:
-        raise CompileError(
-            f"a layer must have fewer than 2**31 values of input, output and weights, but {op.key} needs {most}; "
-            "compile it for fewer tokens"
-        )
+    check_countable(op, most)
     step = 1 if by_token else x_stride  # from a column of x to the next
-    constants: dict[str, npt.NDArray[Any]] = {
-        "weight": packed.words if packed.words.size else _NONE.view(np.uint32),
-        "offset": packed.columns * np.int32(step) if packed.columns.size else _NONE,
-        "indptr": packed.indptr,
-        "bias": weights.padded_bias((len(packed.indptr) - 1) * variant.outputs),
-    }
+    constants = packed_constants(packed, "offset", packed.columns * np.int32(step), weights, variant)
     scalars = Scalars(op.tokens, outputs, inputs * step, x_stride, y_stride, *epilogue.clamp)
     shape = Shape(form, variant, layout, chunk, epilogue.activation, epilogue.residual)
     return CudaCall(f"{form.name} product", shape, constants, scalars, x_size, y_size)
+
+
+def mask_of(weights: Weights) -> torch.Tensor:
+    """Which weights are kept, bool [N, K]: of a dense layer all."""
+    return torch.ones_like(weights.matrix, dtype=torch.bool) if weights.mask is None else weights.mask
+
+
+def check_countable(op: LinearOp | Conv2dOp, most: int) -> None:
+    """Raises CompileError if a kernel, which counts in int32, would have to count to `most` for an op."""
+    if most >= 2**31:
+        raise CompileError(
+            f"a layer must have fewer than 2**31 values of input, output and weights, but {op.key} needs {most}; "
+            f"compile it for {'fewer tokens' if isinstance(op, LinearOp) else 'a smaller batch'}"
+        )
+
+
+def packed_constants(
+    packed: PackedTiles, columns_name: str, columns: npt.NDArray[np.int32], weights: Weights, variant: CudaVariant
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a kernel, in the order of its arguments; `columns` says where the packed chunks read.
+
+    A layer that keeps nothing still has arrays that are not empty.
+    """
+    return {
+        "weight": packed.words if packed.words.size else _NONE.view(np.uint32),
+        columns_name: columns if columns.size else _NONE,
+        "indptr": packed.indptr,
+        "bias": weights.padded_bias((len(packed.indptr) - 1) * variant.outputs),
+    }

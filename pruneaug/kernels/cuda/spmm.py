@@ -10,10 +10,14 @@ kernel serves every pattern and sparsity: removed blocks are in no tile. There a
               rows of the mma, so that a lane stores outputs of one token that follow each other.
     COLUMNS   X [K, tokens], Y [N, tokens]. 16 bytes are tokens of one column, so chunks of any width do, single columns
               too (vectors of G x 1 weights). Outputs are the rows of the mma.
+
+A convolution is the same product in layout ROWS: its tokens are output positions, and its columns are read from images
+(see `images`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -25,6 +29,7 @@ from tvm.tirx.script.builder.ir import prim_func as prim_func_frame
 from pruneaug.kernels.cuda import fragments as gpu
 from pruneaug.kernels.cuda.epilogue import store_columns, store_rows
 from pruneaug.kernels.cuda.formats import PIECE, Format
+from pruneaug.kernels.cuda.images import ImageScalars, copy_images, gather_images, tile_positions
 from pruneaug.kernels.cuda.variants import WARP, CudaVariant
 
 ROWS, COLUMNS = "rows", "columns"
@@ -32,7 +37,10 @@ ROWS, COLUMNS = "rows", "columns"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a kernel is compiled for; sizes are arguments. `chunk` columns of X follow each other."""
+    """What a kernel is compiled for; sizes are arguments. `chunk` columns of X follow each other.
+
+    With `image`, X is images and the product a convolution; its layout is ROWS.
+    """
 
     form: Format
     variant: CudaVariant
@@ -40,6 +48,7 @@ class Shape:
     chunk: int
     activation: str = "none"
     residual: bool = False
+    image: bool = False
 
     @property
     def gathers(self) -> bool:
@@ -76,8 +85,10 @@ def cuda_spmm(shape: Shape) -> Any:
         x [x_len] of the format; residual, laid out as y (only if `residual`);
         weight uint32 [...], offset int32 [tiles * depth / chunk], indptr int32 [row groups + 1], as packed: an offset
         is that of a chunk's first column in x; bias float32 [row groups * outputs of a tile];
-        the numbers of `Scalars`: five int32, two float32;
+        the numbers of `Scalars`, int32, but float32 for the clamp;
         y [y_len] of the format.
+    With `image` there is tap int32 [tiles * depth / chunk * 4] in place of offset, the numbers of a `Tap` for each
+    chunk, and the numbers are those of `ImageScalars`.
 
     x, residual and y start at a multiple of 16 bytes and have rows of a multiple of 16 bytes; what is behind the last
     value of a row of y may be written. A residual must not overlap y.
@@ -86,11 +97,14 @@ def cuda_spmm(shape: Shape) -> Any:
     with IRBuilder() as builder, prim_func_frame():
         T.func_name("kernel")
         T.func_attr({"tirx.noalias": True})
-        names = ["x", *(["residual"] if shape.residual else []), "weight", "offset", "indptr", "bias"]
-        dtypes = {"weight": "uint32", "offset": "int32", "indptr": "int32", "bias": "float32"}
+        columns = "tap" if shape.image else "offset"
+        names = ["x", *(["residual"] if shape.residual else []), "weight", columns, "indptr", "bias"]
+        dtypes = {"weight": "uint32", columns: "int32", "indptr": "int32", "bias": "float32"}
         handles = {name: T.arg(name, T.handle()) for name in names}
-        kinds = [T.int32] * 5 + [T.float32] * 2
-        scalars = Scalars(*(T.arg(name, kind()) for name, kind in zip(Scalars._fields, kinds)))
+        numbers = ImageScalars if shape.image else Scalars
+        scalars = numbers(
+            *(T.arg(name, T.float32() if name in ("low", "high") else T.int32()) for name in numbers._fields)
+        )
         handles["y"] = T.arg("y", T.handle())
         arrays = {}
         for name, handle in handles.items():
@@ -108,7 +122,9 @@ def cuda_spmm(shape: Shape) -> Any:
     return builder.get()
 
 
-def _block(shape: Shape, arrays: dict[str, Any], scalars: Scalars, tile: Any, group: Any, thread: Any) -> None:
+def _block(
+    shape: Shape, arrays: dict[str, Any], scalars: Scalars | ImageScalars, tile: Any, group: Any, thread: Any
+) -> None:
     """What a thread block does."""
     variant = shape.variant
     shared = T.alloc_buffer((variant.shared_bytes,), "uint8", scope="shared.dyn", align=128)
@@ -122,19 +138,20 @@ def _block(shape: Shape, arrays: dict[str, Any], scalars: Scalars, tile: Any, gr
 
     stage_bytes = variant.shared_bytes // variant.stages
     x_bytes = variant.tokens * variant.row_bytes
-    load_x = _gather_rows if shape.gathers else _load_rows if shape.layout == ROWS else _load_columns
+    load_x = _x_loader(shape, arrays, scalars, shared, first_token, thread)
 
     def load(step: Any, slot: Any) -> None:
         base = T.bind(slot * stage_bytes)
         packed = T.bind(first_tile + step)
-        load_x(shape, arrays["x"], arrays["offset"], scalars, shared, base, packed, first_token, thread)
+        load_x(base, packed)
         _load_weight(variant, arrays["weight"], shared, base + x_bytes, packed, thread)
 
     for step in range(variant.stages - 1):
         with T.If(count > step), T.Then():
             load(step, step)
         gpu.commit_copies()
-    fragments = (gpu.registers(variant.warp_tokens // 4), gpu.registers(variant.warp_outputs // 4))
+    sizes = (variant.warp_tokens // 4, variant.warp_outputs // 4)
+    fragments = [gpu.registers(size) for size in sizes * (2 if shape.form.splits else 1)]
     with T.serial(count) as step:
         gpu.wait_for_copies(variant.stages - 2)
         # All copies of this step have arrived, and no warp still reads the stage that is overwritten next.
@@ -150,6 +167,22 @@ def _block(shape: Shape, arrays: dict[str, Any], scalars: Scalars, tile: Any, gr
     token = T.bind(first_token + at.token_warp * variant.warp_tokens)
     output = T.bind(group * variant.outputs + at.output_warp * variant.warp_outputs)
     store(shape.form, variant, shape.activation, sums, arrays, scalars, token, output, at.lane)
+
+
+def _x_loader(
+    shape: Shape, arrays: dict[str, Any], scalars: Any, shared: Any, token: Any, thread: Any
+) -> Callable[[Any, Any], None]:
+    """f(base, packed), which loads the part of X for the tile `packed` of the weights to byte `base`."""
+    if shape.image:
+        positions = tile_positions(shape.variant, scalars, token, thread)
+        load = gather_images if shape.gathers else copy_images
+        return lambda base, packed: load(
+            shape, arrays["x"], arrays["tap"], scalars, positions, shared, base, packed, thread
+        )
+    load_x = _gather_rows if shape.gathers else _load_rows if shape.layout == ROWS else _load_columns
+    return lambda base, packed: load_x(
+        shape, arrays["x"], arrays["offset"], scalars, shared, base, packed, token, thread
+    )
 
 
 def _load_weight(variant: CudaVariant, weight: Any, shared: Any, base: Any, packed: Any, thread: Any) -> None:
@@ -231,11 +264,14 @@ def _load_columns(
 
 
 def _multiply(
-    shape: Shape, shared: Any, x: Any, weight: Any, k: int, at: Place, fragments: tuple[Any, Any], sums: Any
+    shape: Shape, shared: Any, x: Any, weight: Any, k: int, at: Place, fragments: list[Any], sums: Any
 ) -> None:
-    """32 bytes of columns of the tiles at bytes `x` and `weight`: a warp's fragments, and all products of them."""
+    """32 bytes of columns of the tiles at bytes `x` and `weight`: a warp's fragments, and all products of them.
+
+    `fragments` are registers for tokens and outputs, and as many again where each value is split into two.
+    """
     form, variant = shape.form, shape.variant
-    tokens, outputs = fragments
+    tokens, outputs, *high = fragments
     lane, eight = at.lane, at.lane // 8
 
     def rows_of(base: Any, first: Any, row: Any, half: Any) -> Any:
@@ -259,12 +295,18 @@ def _multiply(
             row = k * form.depth + lane % 16
             to = x + row * (variant.tokens * form.size) + gpu.place(lane % 16, piece, pieces) * PIECE
             gpu.load_fragments(shared, to, tokens, 4 * i, transposed=True)
-    if form.size == 4:
+    products = [(tokens, outputs)]
+    if form.splits:
+        gpu.split_to_tf32(tokens, high[0], variant.warp_tokens // 4)
+        gpu.split_to_tf32(outputs, high[1], variant.warp_outputs // 4)
+        products = [(tokens, high[1]), (high[0], outputs), (high[0], high[1])]  # small ones first
+    elif form.size == 4:
         gpu.round_to_tf32(tokens, variant.warp_tokens // 4)
-    left_side, right_side = (tokens, outputs) if shape.layout == ROWS else (outputs, tokens)
     rows, columns = variant.warp_tokens // 16, variant.warp_outputs // 8
     if shape.layout == COLUMNS:
         rows, columns = variant.warp_outputs // 16, variant.warp_tokens // 8
-    for row in range(rows):
-        for column in range(columns):
-            gpu.multiply(form, sums, 4 * (row * columns + column), left_side, 4 * row, right_side, 2 * column)
+    for token_words, output_words in products:
+        left_side, right_side = (token_words, output_words) if shape.layout == ROWS else (output_words, token_words)
+        for row in range(rows):
+            for column in range(columns):
+                gpu.multiply(form, sums, 4 * (row * columns + column), left_side, 4 * row, right_side, 2 * column)

@@ -55,10 +55,12 @@ class CudaVariant:
     def warp_outputs(self) -> int:
         return self.outputs // self.output_warps
 
-    @property
-    def together(self) -> int:
-        """Outputs, of those that follow each other, which the four lanes that share a row of a fragment hold."""
-        return min(32, self.warp_outputs)
+    def together(self, form: Format) -> int:
+        """Outputs that follow each other, of which each of the four lanes that share a row of a fragment holds a run.
+
+        A run is stored at once: at most 16 bytes.
+        """
+        return min(4 * form.per_piece, self.warp_outputs)
 
     @property
     def row_bytes(self) -> int:

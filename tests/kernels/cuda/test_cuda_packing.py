@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneaug.errors import InputError
-from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, TF32, round_tf32
+from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32, round_tf32
 from pruneaug.kernels.cuda.fragments import place
 from pruneaug.kernels.cuda.packing import TileShape, pack_tiles, row_order
 
@@ -54,7 +54,7 @@ def brute_force(matrix, mask, shape):
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 70), st.integers(1, 50), st.sampled_from([16, 32]), st.sampled_from([1, 2, 4, 8, 16]),
-    st.sampled_from([0, 16]), st.booleans(), st.floats(0, 1), st.sampled_from([FLOAT16, BFLOAT16, TF32]),
+    st.sampled_from([0, 16]), st.booleans(), st.floats(0, 1), st.sampled_from([FLOAT16, BFLOAT16, TF32, FLOAT32]),
     st.integers(0, 2**31),
 )  # fmt: skip
 def test_tiles_hold_the_kept_chunks(rows, cols, height, chunk, together, swizzled, density, form, seed):

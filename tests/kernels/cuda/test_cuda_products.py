@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneaug.errors import CompileError
-from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, TF32
+from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32
 from pruneaug.kernels.cuda.products import linear_product
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import VARIANTS, CudaVariant, parse_cuda_variant
@@ -21,7 +21,7 @@ from pruneaug.network.ops import LinearOp
 ACTIVATIONS = {"none": lambda y: y, "gelu": F.gelu, "sigmoid": torch.sigmoid, "hardswish": F.hardswish}
 SM80 = CudaTarget("sm_80")
 PLAIN = Epilogue()
-EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-20}
+EPSILON = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "tf32": 2.0**-20, "float32": 2.0**-20}
 
 
 def held(x, form):
@@ -109,6 +109,12 @@ def test_sizes_that_are_no_whole_tiles(layout, tokens, inputs, outputs):
     check(LinearOp(tokens, inputs, outputs), VARIANT, layout=layout, block=(32, 16), seed=tokens)
 
 
+@pytest.mark.parametrize("outputs", [1, 33, 44])
+def test_what_is_stored_ends_with_its_row(outputs):
+    """Rows of tf32 are whole pieces of 4 values: what is stored together must not reach into the next row."""
+    check(LinearOp(9, 24, outputs), VARIANT, form=TF32, block=(32, 8), epilogue=Epilogue(residual=True))
+
+
 @layouts
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("block", [(16, 16), (64, 64), (128, 128), (32, 8)], ids=str)
@@ -120,6 +126,12 @@ def test_blocks_of_every_shape(layout, density, block):
 @pytest.mark.parametrize("block", [(64, 1), (128, 1), (32, 2)], ids=str)
 def test_vectors_are_gathered_value_by_value_from_rows(form, block):
     check(LinearOp(70, 200, 136), VARIANT, form=form, block=block, density=0.2)
+
+
+@pytest.mark.parametrize("columns", [1, 16])
+def test_float32_is_not_rounded_to_tf32(columns):
+    """The reference is of unrounded inputs and weights; without any of the three products it is missed by 1e-3."""
+    check(LinearOp(70, 150, 41), VARIANT, form=FLOAT32, block=(32, columns))
 
 
 @pytest.mark.parametrize("block", [(64, 1), (128, 1)], ids=str)

@@ -1,0 +1,167 @@
+"""Loads of a convolution: for a tile of output positions, the input values that chunks of the weight matrix meet.
+
+Images are [batch, height, width, channels], and a chunk is channels of one tap (ky, kx) of the kernel. Where a position
+reads is the sum of two parts: that of its tap (0, 0), which a thread computes once for each row of the tile that it
+copies, and that of the chunk, which is the same for all rows and was computed when the weights were packed. What lies
+outside of an image becomes zero in shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tvm.script import tirx as T
+
+from pruneaug.kernels.cuda import fragments as gpu
+from pruneaug.kernels.cuda.formats import PIECE
+from pruneaug.kernels.cuda.variants import CudaVariant
+
+if TYPE_CHECKING:
+    from pruneaug.kernels.cuda.spmm import Shape
+
+_OUTSIDE = -(1 << 30)  # a row of an image that no tap moves into it
+
+
+class ImageScalars(NamedTuple):
+    """Arguments of a convolution's kernel that are numbers."""
+
+    tokens: Any  # output positions of all images
+    outputs: Any
+    x_limit: Any  # input channels
+    x_stride: Any  # values from a position of x to the next
+    y_stride: Any
+    low: Any  # the clamp
+    high: Any
+    height: Any  # of an input image
+    width: Any
+    out_positions: Any  # of an image
+    out_width: Any
+    stride_y: Any
+    stride_x: Any
+    top: Any  # padding
+    left: Any
+
+
+class Positions(NamedTuple):
+    """Where tap (0, 0) of output positions reads: arrays of one thread, a value for each row that it copies."""
+
+    start: Any  # of the channels there, in x
+    y: Any  # row and column of the image, in the padding outside of it
+    x: Any
+
+
+class Tap(NamedTuple):
+    """Where a chunk reads, from where tap (0, 0) does."""
+
+    offset: Any  # of its first channel, in x
+    down: Any  # rows of the image
+    right: Any  # columns of the image
+    channel: Any  # its first; those from the number of channels on are zero
+
+
+def tile_positions(variant: CudaVariant, scalars: ImageScalars, token: Any, thread: Any) -> Positions:
+    """The positions of the rows that a thread copies, in a tile of output positions from `token`."""
+    positions = Positions(*(gpu.registers(_rows_of_thread(variant), "int32") for _ in Positions._fields))
+
+    def one(i: int, row: Any) -> None:
+        position = T.bind(token + row)
+        image, within = _divided(position, scalars.out_positions)
+        out_y, out_x = _divided(within, scalars.out_width)
+        y = T.bind(out_y * scalars.stride_y - scalars.top)
+        x = T.bind(out_x * scalars.stride_x - scalars.left)
+        T.buffer_store(positions.start, ((image * scalars.height + y) * scalars.width + x) * scalars.x_stride, [i])
+        T.buffer_store(positions.y, T.Select(position < scalars.tokens, y, _OUTSIDE), [i])
+        T.buffer_store(positions.x, x, [i])
+
+    _each_row(variant, thread, one)
+    return positions
+
+
+def copy_images(
+    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, base: Any, packed: Any,
+    thread: Any,
+) -> None:  # fmt: skip
+    """A tile [output positions, depth] at byte `base`, for the tile `packed` of the weights, by copies of 16 bytes."""
+    form, variant, chunk = shape.form, shape.variant, shape.chunk
+    q = T.bind(thread % variant.pieces)
+    column = q * form.per_piece
+    tap = _load_tap(taps, packed * (variant.columns(form) // chunk) + column // chunk, gpu.registers(4))
+    offset = T.bind(tap.offset + column % chunk)
+    channels = scalars.x_limit - tap.channel - column % chunk  # those from here on
+    size = T.bind(T.max(T.min(channels * form.size, PIECE), 0))  # bytes
+
+    def piece(i: int, row: Any) -> None:
+        inside = T.bind(_is_inside(positions, i, tap, scalars))
+        start = T.Select(inside, positions.start[i] + offset, 0)
+        to = base + row * variant.row_bytes + gpu.place(row, q, variant.pieces) * PIECE
+        gpu.copy_async(shared, to, x.ptr_to([start]), T.Select(inside, size, 0))
+
+    _each_row(variant, thread, piece)
+
+
+def gather_images(
+    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, base: Any, packed: Any,
+    thread: Any,
+) -> None:  # fmt: skip
+    """`copy_images` of chunks that are shorter than 16 bytes: value by value, through a register."""
+    form, variant, chunk = shape.form, shape.variant, shape.chunk
+    kind = f"b{8 * form.size}"
+    value, words = gpu.registers(1, f"uint{8 * form.size}"), gpu.registers(4)
+    q = T.bind(thread % variant.pieces)
+    first = T.bind(packed * (variant.columns(form) // chunk) + q * (form.per_piece // chunk))  # chunk of the piece
+
+    def one(tap: Tap, within: int, byte: int, i: int, row: Any) -> None:
+        T.buffer_store(value, T.Cast(value.dtype, 0), [0])
+        with T.If(T.And(_is_inside(positions, i, tap, scalars), tap.channel + within < scalars.x_limit)), T.Then():
+            start = positions.start[i] + tap.offset + within
+            T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
+        to = base + row * variant.row_bytes + gpu.place(row, q, variant.pieces) * PIECE + byte
+        T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
+
+    for i in range(form.per_piece // chunk):
+        tap = _load_tap(taps, first + i, words)
+        for within in range(chunk):
+            _each_row(variant, thread, partial(one, tap, within, (i * chunk + within) * form.size))
+
+
+def _divided(number: Any, by: Any) -> tuple[Any, Any]:
+    """Quotient and rest of a number that is not negative."""
+    return T.bind(T.truncdiv(number, by)), T.bind(T.truncmod(number, by))
+
+
+def _rows_of_thread(variant: CudaVariant) -> int:
+    """Rows of a tile of which a thread copies a piece."""
+    return max(1, variant.tokens * variant.pieces // variant.threads)
+
+
+def _each_row(variant: CudaVariant, thread: Any, body: Callable[[int, Any], None]) -> None:
+    """body(i, row) for the rows of a tile of which a thread copies piece `thread % variant.pieces`."""
+    apart = variant.threads // variant.pieces
+    for i in range(_rows_of_thread(variant)):
+        row = thread // variant.pieces + i * apart
+        if apart <= variant.tokens:
+            body(i, row)
+        else:
+            with T.If(row < variant.tokens), T.Then():
+                body(i, row)
+
+
+def _load_tap(taps: Any, entry: Any, words: Any) -> Tap:
+    """The tap of a chunk, from `taps` int32 [chunks * 4], by way of four registers."""
+    gpu.load_words(words, taps.ptr_to([entry * 4]), 4)
+    return Tap(*(T.bind(T.reinterpret("int32", words[i])) for i in range(4)))
+
+
+def _is_inside(positions: Positions, i: int, tap: Tap, scalars: ImageScalars) -> Any:
+    """Whether a tap of the thread's i-th row reads inside of the image."""
+
+    def within(at: Any, size: Any) -> Any:
+        # One comparison for both ends: as an unsigned number what is negative is large.
+        return T.Cast("uint32", at) < T.Cast("uint32", size)
+
+    return T.And(
+        within(positions.y[i] + tap.down, scalars.height),
+        within(positions.x[i] + tap.right, scalars.width),
+    )
