@@ -1,5 +1,6 @@
 """Block-sparse products on the tensor cores of NVIDIA GPUs, generated as TIR and compiled by NVRTC.
 
 `products` makes a call of the kernel in `spmm` from a layer's weights; `variants` lists its tiles, `packing` the arrays
-that it reads, `compiler` its machine code. All of it compiles on a machine without a GPU.
+that it reads, `compiler` its machine code. All of it compiles on a machine without a GPU. `program` keeps what was
+compiled, and `driver` launches it, on a machine without a compiler.
 """
