@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pruneaug.api.bench_kernels import LIBRARIES, bench_kernels
+from pruneaug.api.bench_kernels import FLOAT32, LIBRARIES, bench_kernels
 from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint, layers_of
 from pruneaug.api.benching import BASELINES, bench
+from pruneaug.cli.gpu import CPU, CUDA, check_device, run_on_gpu
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.cli.tables import bench_table, kernels_table
 from pruneaug.errors import InputError
+from pruneaug.profiler.cuda.cases import LIBRARIES as GPU_LIBRARIES
 from pruneaug.profiler.network import ROUNDS
 from pruneaug.profiler.op_peers import PEERS
 from pruneaug.profiler.runtimes import RUNTIMES
@@ -102,15 +104,36 @@ def network(
 def kernels(
     op: Annotated[list[str] | None, typer.Option(help="A layer, such as linear-t128-i768-o768; repeatable.")] = None,
     network: Annotated[str | None, typer.Option(help="All layers of the network of this name.")] = None,
-    pattern: Annotated[str, typer.Option(help="Blocks, with commas.")] = "block:8x1",
+    pattern: Annotated[
+        str | None, typer.Option(help="Blocks, with commas; default: block:8x1, on a GPU block:64x64.")
+    ] = None,
     sparsity: Annotated[str, typer.Option(help="Sparsities, with commas.")] = "0.9",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or int8.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32 (default), bfloat16 or int8; on a GPU, with commas, float16, bfloat16 (default), tf32."
+        ),
+    ] = None,
     against: Annotated[
         str,
         typer.Option(
-            help="Libraries that compute the layers dense, with commas: torch, onnxruntime, openvino; `none`: only us."
+            help="Libraries that compute the layers dense, with commas: torch, onnxruntime, openvino, on a GPU torch, "
+            "torch-2:4; `none`: only us."
         ),
     ] = ",".join(LIBRARIES),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = CPU,
+    kernels_folder: Annotated[
+        str, typer.Option("--kernels", metavar="FOLDER", help="On a GPU: compiled kernels, read and written.")
+    ] = "cuda-kernels",
+    compile_for: Annotated[
+        str | None, typer.Option(help="Only compile the kernels of a GPU, such as sm_90a; no GPU is needed.")
+    ] = None,
+    records: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="On a GPU: every time is appended to it, and what it has is not measured again."
+        ),
+    ] = "cuda-times.jsonl",
     batch: Batch = None,
     threads: Threads = None,
     shape: Shape = None,
@@ -118,7 +141,8 @@ def kernels(
     trust_code: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Measure layers by our kernels and by dense libraries, beside the peak of the CPU."""
+    """Measure layers by our kernels and by dense libraries, beside the peak of the CPU, or on a GPU."""
+    check_device(device, threads, compile_for)
     ops: list[Any] = list(op or ())
     if not ops and network is None:
         raise InputError(
@@ -128,14 +152,27 @@ def kernels(
         sample = _sample(shape, vocabulary)
         model, inputs = build_network(network, sample=sample, batch=batch or 1, trust_code=trust_code)
         ops += [layer.op for layer in layers_of(network, model, inputs).layers]
+    if device == CUDA:
+        run_on_gpu(
+            ops,
+            patterns=_split(pattern or "block:64x64"),
+            sparsities=[_number(text) for text in _split(sparsity)],
+            dtypes=_split(dtype or "bfloat16"),
+            against=_rivals(against, GPU_LIBRARIES),
+            kernels=kernels_folder,
+            records=records,
+            compile_for=compile_for,
+            as_json=as_json,
+        )
+        return
     with Progress() as progress:
         result = bench_kernels(
             ops,
-            patterns=_split(pattern),
+            patterns=_split(pattern or "block:8x1"),
             sparsities=[_number(text) for text in _split(sparsity)],
-            dtype=dtype,
+            dtype=dtype or FLOAT32,
             threads=threads,
-            against=_rivals(against, PEERS.get(dtype, ())),
+            against=_rivals(against, PEERS.get(dtype or FLOAT32, ())),
             progress=progress.update,
         )
     print_json(result) if as_json else console().print(kernels_table(result))

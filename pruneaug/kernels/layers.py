@@ -16,8 +16,9 @@ from pruneaug.kernels.copies import phase_copy
 from pruneaug.kernels.flush import can_flush, flush_call
 from pruneaug.kernels.layouts import Layouts, taps
 from pruneaug.kernels.planes import Planes, token_planes, view
-from pruneaug.kernels.products import Epilogue, Weights, conv_product, token_product, vector_product
+from pruneaug.kernels.products import conv_product, token_product, vector_product
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _PLAIN = Epilogue()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pruneaug.errors import CompileError
 from pruneaug.kernels.build import CpuTarget
@@ -19,50 +16,16 @@ from pruneaug.kernels.planes import Planes, inside
 from pruneaug.kernels.row_spmm import OFFSETS_AHEAD, image_tiles, row_spmm
 from pruneaug.kernels.spmm import spmm
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp
-from pruneaug.sparsity.packing import PackedColumns, pack_columns
+from pruneaug.sparsity.packing import PackedColumns
 
-Clamp = tuple[float, float]
-NO_CLAMP: Clamp = (-math.inf, math.inf)
-RELU: Clamp = (0.0, math.inf)
 PRODUCTS = ("vector product", "product", "convolution")
 """Names of the calls that this module makes, for a token, for tokens and for images."""
 
 _NEAR = 1 << 18  # values of an input that stays in the second cache, a megabyte
 _FEW = 1 << 15  # weights that stay in the first caches of the cores that share them, 128 KB
 _NONE = np.zeros(1, np.float32)  # in place of an array that a kernel does not read
-
-
-@dataclass(frozen=True, slots=True)
-class Epilogue:
-    """What a product does with a sum before it is stored: clamp(activation(sum + residual))."""
-
-    activation: str = "none"
-    clamp: Clamp = NO_CLAMP
-    residual: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Weights:
-    """A layer's weight matrix float32 [N, K], its mask bool [N, K] (None: dense), and its bias float32 [N] or None."""
-
-    matrix: torch.Tensor
-    mask: torch.Tensor | None = None
-    bias: torch.Tensor | None = None
-
-    def pack(self, height: int) -> PackedColumns:
-        mask = torch.ones_like(self.matrix, dtype=torch.bool) if self.mask is None else self.mask
-        return pack_columns(self.matrix, mask, height)
-
-    def padded_bias(self, rows: int) -> npt.NDArray[np.float32]:
-        return padded(torch.zeros(0) if self.bias is None else self.bias.float(), rows, np.float32)
-
-
-def padded(values: torch.Tensor, rows: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
-    """A value for each row [N] as an array [rows]; the rows that fill up the last group have 0."""
-    array = np.zeros(rows, dtype)
-    array[: len(values)] = values.detach().numpy()
-    return array
 
 
 def vector_product(weights: Weights, variant: Variant, target: CpuTarget, epilogue: Epilogue) -> KernelCall:

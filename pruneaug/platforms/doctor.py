@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform as python_platform
-import shutil
-import subprocess
 from importlib import metadata
 from typing import Any
 
+from pruneaug.platforms.cuda import cuda_obstacle, detect_gpu
 from pruneaug.platforms.detect import detect
 from pruneaug.platforms.load import busy
 
@@ -56,31 +55,13 @@ def package_versions() -> dict[str, str]:
 
 
 def cuda_state() -> dict[str, Any]:
-    """Whether torch can use a GPU: the devices' names, or the first reason why not."""
+    """Whether torch can use a GPU: what its devices are, or the first reason why not."""
     import torch  # here, because it takes seconds and only this section needs it
 
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return {"available": True, "devices": names, "runtime": torch.version.cuda}
+        devices = [detect_gpu(index).to_json() for index in range(torch.cuda.device_count())]
+        return {"available": True, "devices": devices, "runtime": torch.version.cuda}
     return {"available": False, "reason": cuda_obstacle(torch.version.cuda)}
-
-
-def cuda_obstacle(built_for: str | None) -> str:
-    """Why a torch that was built for this CUDA version (None: for the CPU) sees no GPU."""
-    if built_for is None:
-        return "this torch is built for the CPU only; install a CUDA build of torch"
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "CUDA_VISIBLE_DEVICES hides all GPUs; unset it"
-    if shutil.which("nvidia-smi") is None:
-        return "nvidia-smi is not on the PATH: there is no NVIDIA driver; install it, or pass the GPU to the container"
-    try:
-        answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"nvidia-smi does not answer: {error}; restart the driver"
-    if answer.returncode or "GPU" not in answer.stdout:
-        words = (answer.stderr or answer.stdout).strip() or "it lists no GPU"
-        return f"nvidia-smi sees no GPU: {words}"
-    return f"the driver is too old for CUDA {built_for}, for which this torch is built; update one of the two"
 
 
 def _version(package: str) -> str | None:

@@ -14,8 +14,8 @@ from pruneaug.kernels.cold import cold_bytes
 from pruneaug.kernels.layers import Buffers, LayerKernel
 from pruneaug.kernels.lowp.formats import BFLOAT16, INT8, Affine, Format, affine_of, format_for
 from pruneaug.kernels.lowp.layers import LowpLayer, Precision, lowp_candidates
-from pruneaug.kernels.products import Weights
 from pruneaug.kernels.variants import Variant, candidates
+from pruneaug.kernels.weights import Weights
 from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.op_data import OpData

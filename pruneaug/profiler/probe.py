@@ -93,8 +93,8 @@ def _handover(builder: Builder, part: int) -> Callable[[], object]:
 def _sparse_product(builder: Builder) -> Callable[[], object]:
     """Some 20 microseconds of a kernel that loads as much as it computes, from the caches of one core."""
     from pruneaug.kernels.layers import LayerKernel
-    from pruneaug.kernels.products import Weights
     from pruneaug.kernels.variants import candidates
+    from pruneaug.kernels.weights import Weights
     from pruneaug.profiler.op_data import OpData
     from pruneaug.sparsity.patterns import Block
 

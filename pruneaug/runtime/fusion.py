@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pruneaug.kernels.products import NO_CLAMP, RELU, Clamp
+from pruneaug.kernels.weights import NO_CLAMP, RELU, Clamp
 from pruneaug.runtime.graph import LayerCall, constant, layer_calls
 
 _aten = torch.ops.aten

@@ -6,7 +6,7 @@ from planes_tensors import assert_near, assert_planes, to_planes
 from targets import run, target_of
 
 from pruneaug.kernels.layers import layer_calls
-from pruneaug.kernels.products import NO_CLAMP, Epilogue, Weights
+from pruneaug.kernels.weights import NO_CLAMP, Epilogue, Weights
 from pruneaug.network.ops import LinearOp
 
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pruneaug.errors import InputError
 from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.layers import layer_calls
-from pruneaug.kernels.products import Weights, runs
+from pruneaug.kernels.products import runs
 from pruneaug.kernels.variants import Variant, candidates, parse_variant
+from pruneaug.kernels.weights import Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 MACHINES = [(4, 16), (4, 32), (8, 16), (16, 32)]  # lanes, registers

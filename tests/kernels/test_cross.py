@@ -16,8 +16,8 @@ from pruneaug.errors import CompileError, DeviceError
 from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.cross import Libraries, find_compiler, linked_by
 from pruneaug.kernels.layers import from_memory, layer_calls, to_memory
-from pruneaug.kernels.products import Weights
 from pruneaug.kernels.variants import candidates
+from pruneaug.kernels.weights import Weights
 from pruneaug.network.layers import find_layers
 from pruneaug.network.ops import Conv2dOp, LinearOp
 from pruneaug.profiler.op_data import OpData

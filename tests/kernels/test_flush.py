@@ -9,8 +9,8 @@ from pruneaug.kernels import layers
 from pruneaug.kernels.build import memory
 from pruneaug.kernels.flush import can_flush, flush_call
 from pruneaug.kernels.layers import LayerKernel
-from pruneaug.kernels.products import Weights
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import Weights
 from pruneaug.network.ops import LinearOp
 
 FAR = 64 << 20

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from products_of import check_product
 from targets import LANES
 
-from pruneaug.kernels.products import NO_CLAMP, RELU
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import NO_CLAMP, RELU
 from pruneaug.network.ops import LinearOp
 
 lanes = pytest.mark.parametrize("lanes", LANES)

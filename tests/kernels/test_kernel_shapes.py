@@ -11,8 +11,8 @@ from products_of import check_product
 from targets import LANES, target_of
 
 from pruneaug.kernels.layers import layer_calls
-from pruneaug.kernels.products import NO_CLAMP, RELU, Weights
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import NO_CLAMP, RELU, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 lanes = pytest.mark.parametrize("lanes", LANES)

@@ -12,8 +12,9 @@ from targets import LANES, builder_of, target_of
 from pruneaug.errors import CompileError
 from pruneaug.kernels.layers import LayerKernel, layer_calls
 from pruneaug.kernels.layouts import Layouts
-from pruneaug.kernels.products import NO_CLAMP, RELU, Epilogue, Weights, conv_product
+from pruneaug.kernels.products import conv_product
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import NO_CLAMP, RELU, Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 OPS = [

@@ -16,8 +16,9 @@ from planes_tensors import to_planes
 
 from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.layouts import Layouts, channels_of, taps
-from pruneaug.kernels.products import Epilogue, Weights, conv_product, runs
+from pruneaug.kernels.products import conv_product, runs
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp
 
 LANES = st.sampled_from([4, 8, 16])

@@ -28,8 +28,8 @@ from pruneaug.kernels.lowp.layers import LowpLayer, Precision, layer_call, lowp_
 from pruneaug.kernels.lowp.peak import dot_products
 from pruneaug.kernels.lowp.planes import layer_planes, unsupported
 from pruneaug.kernels.planes import view
-from pruneaug.kernels.products import NO_CLAMP, RELU, Weights
 from pruneaug.kernels.variants import Variant
+from pruneaug.kernels.weights import NO_CLAMP, RELU, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 from pruneaug.platforms import detect
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from pruneaug.platforms.doctor import cuda_obstacle, doctor, package_versions
+from pruneaug.platforms.cuda import cuda_obstacle
+from pruneaug.platforms.doctor import doctor, package_versions
 
 
 def test_doctor_says_everything_in_json_values():

@@ -12,6 +12,9 @@ from typing import Any
 import tvm
 
 from pruneaug.errors import CompileError, InputError
+from pruneaug.kernels.cuda.program import Program, parameters_of
+from pruneaug.kernels.cuda.shapes import Shape
+from pruneaug.kernels.cuda.spmm import cuda_spmm
 from pruneaug.kernels.cuda.target import CudaTarget
 
 _USED = re.compile(r"Used (\d+) registers")
@@ -40,6 +43,17 @@ def build(function: Any, target: CudaTarget) -> tvm.runtime.Executable:
 def cuda_source(function: Any, target: CudaTarget) -> str:
     """The CUDA C++ of a TIR function, as a compiler gets it. Raises CompileError."""
     return str(build(function, target).mod.imports[0].inspect_source("cuda"))
+
+
+def compile_program(shape: Shape, target: CudaTarget) -> Program:
+    """The kernel of a shape, ready to be launched.
+
+    Raises InputError where NVRTC is not installed, CompileError if it does not fit the architecture.
+    """
+    shape.variant.check(target)
+    source = cuda_source(cuda_spmm(shape), target)
+    code = assemble(source, target)
+    return Program(shape, target.arch, parameters_of(source), code.registers, code.spilled_bytes, code.cubin)
 
 
 def assemble(source: str, target: CudaTarget) -> MachineCode:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 
 from pruneaug.errors import CompileError
 from pruneaug.kernels.cuda.formats import Format
-from pruneaug.kernels.cuda.images import ImageScalars
 from pruneaug.kernels.cuda.packing import PackedTiles, TileShape, pack_tiles
 from pruneaug.kernels.cuda.products import (
     CudaCall,
@@ -26,10 +25,10 @@ from pruneaug.kernels.cuda.products import (
     packed_constants,
     row_stride,
 )
-from pruneaug.kernels.cuda.spmm import ROWS, Shape
+from pruneaug.kernels.cuda.shapes import ROWS, ImageScalars, Shape
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import CudaVariant
-from pruneaug.kernels.products import Epilogue, Weights
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,11 @@ def round_tf32(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = (bits + np.uint32(1 << 12)) & np.uint32(0xFFFFE000)
     return np.where(np.isfinite(values), rounded, bits)
+
+
+def place(row: Any, piece: Any, pieces: int) -> Any:
+    """Where the piece lies in a row of so many, a number or an expression. Its own inverse."""
+    return piece ^ (row * min(pieces, 8) // 8 % min(pieces, 8))
 
 
 _MMA = "mma.sync.aligned.m16n8k{}.row.col.f32.{}.{}.f32"

@@ -15,11 +15,6 @@ from tvm.script import tirx as T
 from pruneaug.kernels.cuda.formats import PIECE, Format
 
 
-def place(row: Any, piece: Any, pieces: int) -> Any:
-    """Where the piece lies in a row of so many, a number or an expression. Its own inverse."""
-    return piece ^ (row * min(pieces, 8) // 8 % min(pieces, 8))
-
-
 def each(count: int, thread: Any, threads: int, body: Callable[[Any], None]) -> None:
     """body(i) for i < count, the numbers dealt out to the threads in turn."""
     for first in range(0, count, threads):

@@ -10,38 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tvm.script import tirx as T
 
 from pruneaug.kernels.cuda import fragments as gpu
-from pruneaug.kernels.cuda.formats import PIECE
+from pruneaug.kernels.cuda.formats import PIECE, place
+from pruneaug.kernels.cuda.shapes import ImageScalars, Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 
-if TYPE_CHECKING:
-    from pruneaug.kernels.cuda.spmm import Shape
-
 _OUTSIDE = -(1 << 30)  # a row of an image that no tap moves into it
-
-
-class ImageScalars(NamedTuple):
-    """Arguments of a convolution's kernel that are numbers."""
-
-    tokens: Any  # output positions of all images
-    outputs: Any
-    x_limit: Any  # input channels
-    x_stride: Any  # values from a position of x to the next
-    y_stride: Any
-    low: Any  # the clamp
-    high: Any
-    height: Any  # of an input image
-    width: Any
-    out_positions: Any  # of an image
-    out_width: Any
-    stride_y: Any
-    stride_x: Any
-    top: Any  # padding
-    left: Any
 
 
 class Positions(NamedTuple):
@@ -95,7 +73,7 @@ def copy_images(
     def piece(i: int, row: Any) -> None:
         inside = T.bind(_is_inside(positions, i, tap, scalars))
         start = T.Select(inside, positions.start[i] + offset, 0)
-        to = base + row * variant.row_bytes + gpu.place(row, q, variant.pieces) * PIECE
+        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE
         gpu.copy_async(shared, to, x.ptr_to([start]), T.Select(inside, size, 0))
 
     _each_row(variant, thread, piece)
@@ -117,7 +95,7 @@ def gather_images(
         with T.If(T.And(_is_inside(positions, i, tap, scalars), tap.channel + within < scalars.x_limit)), T.Then():
             start = positions.start[i] + tap.offset + within
             T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
-        to = base + row * variant.row_bytes + gpu.place(row, q, variant.pieces) * PIECE + byte
+        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + byte
         T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
 
     for i in range(form.per_piece // chunk):

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 
 from pruneaug.errors import InputError
-from pruneaug.kernels.cuda.formats import PIECE, Format
-from pruneaug.kernels.cuda.fragments import place
+from pruneaug.kernels.cuda.formats import PIECE, Format, place
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,12 +12,11 @@ import torch
 
 from pruneaug.errors import CompileError
 from pruneaug.kernels.cuda.formats import Format
-from pruneaug.kernels.cuda.images import ImageScalars
 from pruneaug.kernels.cuda.packing import PackedTiles, TileShape, pack_tiles
-from pruneaug.kernels.cuda.spmm import COLUMNS, ROWS, Scalars, Shape, cuda_spmm
+from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, ImageScalars, Scalars, Shape
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import CudaVariant
-from pruneaug.kernels.products import Epilogue, Weights
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
 _NONE = np.zeros(1, np.int32)  # in place of an array that has no values
@@ -40,6 +39,8 @@ class CudaCall:
     @property
     def function(self) -> Any:
         """TIR; calls of equal shapes share it."""
+        from pruneaug.kernels.cuda.spmm import cuda_spmm  # the compiler; a compiled kernel is called without it
+
         return cuda_spmm(self.shape)
 
 

@@ -18,7 +18,6 @@ A convolution is the same product in layout ROWS: its tokens are output position
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -28,44 +27,10 @@ from tvm.tirx.script.builder.ir import prim_func as prim_func_frame
 
 from pruneaug.kernels.cuda import fragments as gpu
 from pruneaug.kernels.cuda.epilogue import store_columns, store_rows
-from pruneaug.kernels.cuda.formats import PIECE, Format
-from pruneaug.kernels.cuda.images import ImageScalars, copy_images, gather_images, tile_positions
+from pruneaug.kernels.cuda.formats import PIECE, place
+from pruneaug.kernels.cuda.images import copy_images, gather_images, tile_positions
+from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, ImageScalars, Scalars, Shape
 from pruneaug.kernels.cuda.variants import WARP, CudaVariant
-
-ROWS, COLUMNS = "rows", "columns"
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a kernel is compiled for; sizes are arguments. `chunk` columns of X follow each other.
-
-    With `image`, X is images and the product a convolution; its layout is ROWS.
-    """
-
-    form: Format
-    variant: CudaVariant
-    layout: str
-    chunk: int
-    activation: str = "none"
-    residual: bool = False
-    image: bool = False
-
-    @property
-    def gathers(self) -> bool:
-        """Whether values of X are copied one by one: chunks are shorter than 16 bytes."""
-        return self.layout == ROWS and self.chunk < self.form.per_piece
-
-
-class Scalars(NamedTuple):
-    """Arguments of a kernel that are numbers."""
-
-    tokens: Any
-    outputs: Any
-    x_limit: Any  # offsets from here on are of no column
-    x_stride: Any  # values from a row of x to the next
-    y_stride: Any
-    low: Any  # the clamp
-    high: Any
 
 
 class Place(NamedTuple):
@@ -213,7 +178,7 @@ def _load_rows(
         inside = T.min((scalars.x_limit - source) * form.size, PIECE)  # bytes
         size = T.bind(T.Select(token + row < scalars.tokens, T.max(inside, 0), 0))
         start = T.Select(size > 0, (token + row) * scalars.x_stride + source, 0)
-        to = base + row * variant.row_bytes + gpu.place(row, q, variant.pieces) * PIECE
+        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE
         gpu.copy_async(shared, to, x.ptr_to([start]), size)
 
     gpu.each(variant.tokens * variant.pieces, thread, variant.threads, piece)
@@ -236,7 +201,7 @@ def _gather_rows(
             start = (token + row) * scalars.x_stride + source
             T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
         q, within = column // form.per_piece, column % form.per_piece * form.size
-        to = base + row * variant.row_bytes + gpu.place(row, q, variant.pieces) * PIECE + within
+        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + within
         T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
 
     gpu.each(variant.tokens * depth, thread, variant.threads, one)
@@ -257,7 +222,7 @@ def _load_columns(
         inside = T.min((scalars.tokens - position) * form.size, PIECE)  # bytes
         size = T.bind(T.Select(source < scalars.x_limit, T.max(inside, 0), 0))
         start = T.Select(size > 0, source + position, 0)
-        to = base + column * (variant.tokens * form.size) + gpu.place(column, q, pieces) * PIECE
+        to = base + column * (variant.tokens * form.size) + place(column, q, pieces) * PIECE
         gpu.copy_async(shared, to, x.ptr_to([start]), size)
 
     gpu.each(depth * pieces, thread, variant.threads, piece)
@@ -277,7 +242,7 @@ def _multiply(
     def rows_of(base: Any, first: Any, row: Any, half: Any) -> Any:
         """The address of 16 bytes of a row: those at 32 * k, or with `half` the next."""
         # Rows of 16 lie in the same order, wherever they begin: the order is that of the first 16.
-        return base + (first + row) * variant.row_bytes + gpu.place(row, 2 * k + half, variant.pieces) * PIECE
+        return base + (first + row) * variant.row_bytes + place(row, 2 * k + half, variant.pieces) * PIECE
 
     # As the left side of an mma, four matrices of 8 rows x 16 bytes: first all rows, then their next 16 bytes. As the
     # right side the rows are columns: first all bytes of 8 columns, then the next 8 columns.
@@ -293,7 +258,7 @@ def _multiply(
             pieces = variant.tokens // form.per_piece
             piece = (first_token + 16 * i) // form.per_piece + lane // 16
             row = k * form.depth + lane % 16
-            to = x + row * (variant.tokens * form.size) + gpu.place(lane % 16, piece, pieces) * PIECE
+            to = x + row * (variant.tokens * form.size) + place(lane % 16, piece, pieces) * PIECE
             gpu.load_fragments(shared, to, tokens, 4 * i, transposed=True)
     products = [(tokens, outputs)]
     if form.splits:

@@ -27,19 +27,9 @@ from pruneaug.kernels.lowp.packing import PackedWords, pack_words
 from pruneaug.kernels.lowp.planes import layer_planes
 from pruneaug.kernels.lowp.spmm import word_spmm
 from pruneaug.kernels.planes import Planes, inside, view
-from pruneaug.kernels.products import (
-    NO_CLAMP,
-    Clamp,
-    Weights,
-    balanced_splits,
-    channel_offsets,
-    checked_offsets,
-    padded,
-    phase_offsets,
-    runs,
-    sizes_of,
-)
+from pruneaug.kernels.products import balanced_splits, channel_offsets, checked_offsets, phase_offsets, runs, sizes_of
 from pruneaug.kernels.variants import Variant, candidates
+from pruneaug.kernels.weights import NO_CLAMP, Clamp, Weights, padded
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 
 _IDENTITY = Affine(1.0, 0)

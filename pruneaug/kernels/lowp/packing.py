@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 
 from pruneaug.kernels.lowp.formats import BFLOAT16, Format, quantize_rows, words
-from pruneaug.kernels.products import Weights, by_channel
+from pruneaug.kernels.products import by_channel
+from pruneaug.kernels.weights import Weights
 from pruneaug.network.ops import LinearOp, Op
 from pruneaug.sparsity.packing import pack_columns
 

@@ -14,8 +14,8 @@ from pruneaug.errors import DeviceError, MeasurementError
 from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.cross import Libraries
 from pruneaug.kernels.layers import layer_calls
-from pruneaug.kernels.products import Weights
 from pruneaug.kernels.variants import Variant, candidates
+from pruneaug.kernels.weights import Weights
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Op

@@ -12,8 +12,9 @@ from torch import fx
 from pruneaug.kernels.functions import ACTIVATIONS
 from pruneaug.kernels.layers import copied_convolution
 from pruneaug.kernels.planes import Planes
-from pruneaug.kernels.products import Epilogue, Weights, conv_product, runs, token_product, vector_product
+from pruneaug.kernels.products import conv_product, runs, token_product, vector_product
 from pruneaug.kernels.variants import Variant, candidates
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op
 from pruneaug.runtime.activations import CHANNELS_FIRST, CHANNELS_LAST, Activation, Held
 from pruneaug.runtime.fusion import clamp_bounds

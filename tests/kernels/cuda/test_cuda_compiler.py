@@ -7,7 +7,8 @@ import pytest
 from pruneaug.errors import CompileError
 from pruneaug.kernels.cuda.compiler import assemble, build, cuda_source
 from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32
-from pruneaug.kernels.cuda.spmm import Shape, cuda_spmm
+from pruneaug.kernels.cuda.shapes import Shape
+from pruneaug.kernels.cuda.spmm import cuda_spmm
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import parse_cuda_variant
 

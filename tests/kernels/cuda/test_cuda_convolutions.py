@@ -15,7 +15,7 @@ from pruneaug.kernels.cuda.compiler import cuda_source
 from pruneaug.kernels.cuda.convolutions import channel_chunk, conv_product
 from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32
 from pruneaug.kernels.cuda.variants import parse_cuda_variant
-from pruneaug.kernels.products import Epilogue, Weights
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp
 from pruneaug.sparsity.matrix import weight_from_matrix, weight_matrix
 

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruneaug.errors import InputError
-from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32, round_tf32
-from pruneaug.kernels.cuda.fragments import place
+from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32, place, round_tf32
 from pruneaug.kernels.cuda.packing import TileShape, pack_tiles, row_order
 
 

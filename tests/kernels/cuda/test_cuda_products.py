@@ -15,7 +15,7 @@ from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32
 from pruneaug.kernels.cuda.products import linear_product
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import VARIANTS, CudaVariant, parse_cuda_variant
-from pruneaug.kernels.products import Epilogue, Weights
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import LinearOp
 
 ACTIVATIONS = {"none": lambda y: y, "gelu": F.gelu, "sigmoid": torch.sigmoid, "hardswish": F.hardswish}

@@ -10,7 +10,7 @@ from pruneaug.kernels.cuda.compiler import cuda_source
 from pruneaug.kernels.cuda.formats import FLOAT16
 from pruneaug.kernels.cuda.products import linear_product
 from pruneaug.kernels.cuda.variants import parse_cuda_variant
-from pruneaug.kernels.products import Epilogue, Weights
+from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import LinearOp
 
 pytestmark = needs_gxx

@@ -1,0 +1,243 @@
+"""The verb `bench kernels` on an NVIDIA GPU: our kernels in turns with dense libraries; no latency table changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pruneaug.api.bench_choices import check_patterns, check_sparsity, fits, matrix_size
+from pruneaug.api.job import Progress, stage
+from pruneaug.errors import InputError
+from pruneaug.kernels.cuda.ahead import compile_ahead
+from pruneaug.kernels.cuda.formats import FORMATS
+from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS
+from pruneaug.latency.break_even import break_even
+from pruneaug.latency.records import LatencyRecord
+from pruneaug.latency.table import RUNTIME_LIBRARY
+from pruneaug.network.ops import LinearOp, Op, parse_op
+from pruneaug.platforms.cuda import gpu_platform
+from pruneaug.platforms.gpu_state import held_down
+from pruneaug.profiler.cuda.cases import LIBRARIES, TORCH, Group, Subject, groups_of, layout_of, shapes_of, subjects_of
+from pruneaug.profiler.cuda.process import DEVICE, GpuProcess
+from pruneaug.profiler.cuda.records import GpuRecord, Journal
+from pruneaug.profiler.cuda.run import profile_groups
+from pruneaug.registry import did_you_mean
+
+TIMEOUT_S = 90.0
+BUDGET_S = 0.5
+
+
+def compile_gpu_kernels(
+    ops: Sequence[Op | str],
+    *,
+    patterns: Sequence[str],
+    dtypes: Sequence[str],
+    arch: str,
+    kernels: str | Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compile what `bench_gpu_kernels` measures of these layers into the folder `kernels`; no GPU is needed.
+
+    Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
+    Raises InputError for a wrong op, pattern, dtype or architecture.
+    """
+    linear, _ = _checked(ops, patterns, (), dtypes)
+    groups = groups_of(linear, dtypes, check_patterns(patterns), (0.0,))
+    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group)))
+    failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
+    return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
+
+
+def bench_gpu_kernels(
+    ops: Sequence[Op | str],
+    *,
+    kernels: str | Path,
+    records: str | Path,
+    patterns: Sequence[str] = ("block:64x64",),
+    sparsities: Sequence[float] = (0.9,),
+    dtypes: Sequence[str] = ("bfloat16",),
+    against: Sequence[str] = (TORCH,),
+    timeout_s: float = TIMEOUT_S,
+    budget_s: float = BUDGET_S,
+    device: str = DEVICE,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure linear layers on the first GPU: dense, and in every pattern at every sparsity.
+
+    `kernels` is a folder of `compile_gpu_kernels`; what it lacks is compiled if TVM is installed, else left out with a
+    warning. `records` is a file to which every time is appended; what it has already is not measured again. `against`
+    are names of `LIBRARIES`. A kernel that hangs is ended after `timeout_s`; rounds of a group last about `budget_s`.
+
+    Returns what `pruneaug bench kernels --device cuda --json` prints: `platform`, `gpu`, `versions`, `groups`,
+    `break_even`, `skipped`, `warnings`. Raises InputError for a wrong op, pattern, sparsity, dtype or library, or
+    without a GPU, MeasurementError if the measuring process does not start.
+    """
+    linear, skipped = _checked(ops, patterns, sparsities, dtypes)
+    _check_libraries(against)
+    blocks, folder = check_patterns(patterns), ProgramFolder(Path(kernels))
+    groups = groups_of(linear, dtypes, blocks, sparsities)
+    with GpuProcess(folder.path, timeout_s=timeout_s, budget_s=budget_s, device=device) as process:
+        gpu = process.gpu()
+        lacking, warnings = _compiled(groups, gpu.arch, folder, progress)
+        subjects = {
+            group: [subject for subject in subjects_of(group, against) if subject.variant not in lacking]
+            for group in groups
+        }
+        subjects = {group: some for group, some in subjects.items() if some}
+        found = profile_groups(subjects, process, Journal(Path(records)), gpu.name, stage(progress, "Kernels"))
+    platforms = [gpu_platform(gpu, dtype=dtype) for dtype in dtypes]
+    return {
+        "platform": {platform.dtype: platform.name for platform in platforms},
+        "gpu": gpu.to_json(),
+        "versions": dict(platforms[0].versions),
+        "groups": [_summary(group, rows) for group, rows in found.items()],
+        "break_even": {dtype: _break_even(dtype, found) for dtype in dtypes},
+        "skipped": skipped
+        + [
+            {"op": op.key, "pattern": pattern, "reason": f"its weight matrix is only {matrix_size(op)}"}
+            for op in linear
+            for pattern in blocks
+            if not fits(op, pattern)
+        ],
+        "warnings": warnings + _held_down(found),
+    }
+
+
+def _checked(
+    ops: Sequence[Op | str], patterns: Sequence[str], sparsities: Sequence[float], dtypes: Sequence[str]
+) -> tuple[list[LinearOp], list[dict[str, str]]]:
+    """The linear layers, and why the others are left out. Raises InputError."""
+    found = list(dict.fromkeys(parse_op(op) if isinstance(op, str) else op for op in ops))
+    linear = [op for op in found if isinstance(op, LinearOp)]
+    check_patterns(patterns)
+    for sparsity in sparsities:
+        check_sparsity(sparsity)
+    if unknown := [dtype for dtype in dtypes if dtype not in FORMATS]:
+        raise InputError(
+            f"`dtype` on a GPU must be one of {', '.join(FORMATS)}, but got {unknown[0]!r}"
+            f"{did_you_mean(unknown[0], FORMATS)}"
+        )
+    if not linear or not dtypes:
+        raise InputError(
+            "a benchmark on a GPU needs a linear layer and a dtype, but got none; name an op such as "
+            "linear-t8192-i4096-o4096, and a dtype such as bfloat16"
+        )
+    reason = "only linear layers are measured on a GPU"
+    return linear, [{"op": op.key, "pattern": "all", "reason": reason} for op in found if not isinstance(op, LinearOp)]
+
+
+def _check_libraries(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in LIBRARIES]:
+        raise InputError(
+            f"`against` must name libraries of {', '.join(LIBRARIES)} on a GPU, but got {', '.join(unknown)}"
+            f"{did_you_mean(unknown[0], LIBRARIES)}"
+        )
+
+
+def _compiled(
+    groups: Sequence[Group], arch: str, folder: ProgramFolder, progress: Progress | None
+) -> tuple[set[str], list[str]]:
+    """The keys of the kernels that there are not, and what to say of them."""
+    shapes = [shape for group in groups for shape in shapes_of(group)]
+    missing = {shape.key for shape in folder.missing(shapes, arch)}
+    if not missing:
+        return set(), []
+    if find_spec("tvm"):
+        failed = compile_ahead(shapes, arch, folder, progress=stage(progress, "Compile"))
+        return set(failed), [f"{key} is not measured: {error}" for key, error in failed.items()]
+    return missing, [
+        f"{len(missing)} kernels are not measured: {folder.path} lacks them for {arch} and this version of pruneaug, "
+        f"and TVM is not installed here; compile them with --compile-for {arch} where it is"
+    ]
+
+
+def _summary(group: Group, rows: Sequence[GpuRecord]) -> dict[str, Any]:
+    """The rows of a group, the fastest of our kernels, and how it compares with the dense library in the same turns.
+
+    `best` is the fastest of all, `layouts` the fastest of each layout of the inputs and outputs.
+    """
+    dense = _dense(rows)
+    layouts = {layout: [row for row in rows if layout_of(row.subject) == layout] for layout in (ROWS, COLUMNS)}
+    return {
+        **group.to_json(),
+        "torch_us": None if dense is None else dense.latency_us,
+        "best": _fastest(rows, dense),
+        "layouts": {layout: _fastest(some, dense) for layout, some in layouts.items()},
+        "kernels": [{**record.to_json(), "tflops": _tflops(record)} for record in rows],
+    }
+
+
+def _best(rows: Sequence[GpuRecord]) -> GpuRecord | None:
+    ours = [row for row in rows if row.subject.library == RUNTIME_LIBRARY and row.choice_us is not None]
+    return min(ours, key=lambda row: row.choice_us or 0.0, default=None)
+
+
+def _dense(rows: Sequence[GpuRecord]) -> GpuRecord | None:
+    """What the dense library took in the turns of this group."""
+    return next((row for row in rows if row.subject == Subject(TORCH) and row.error is None), None)
+
+
+def _fastest(rows: Sequence[GpuRecord], dense: GpuRecord | None) -> dict[str, Any] | None:
+    best = _best(rows)
+    if best is None:
+        return None
+    ratio = _ratio(best, dense)
+    return {
+        "variant": best.subject.variant,
+        "latency_us": best.latency_us,
+        "speedup_vs_torch": None if ratio is None else 1 / ratio,
+        "max_relative_error": best.max_relative_error,
+    }
+
+
+def _ratio(best: GpuRecord | None, dense: GpuRecord | None) -> float | None:
+    """The time of one of our kernels in units of the dense library's in the same turns."""
+    if best is None or dense is None or best.latency_us is None or dense.latency_us is None:
+        return None
+    return best.latency_us / dense.latency_us
+
+
+def _tflops(record: GpuRecord) -> float | None:
+    """Of the multiply-adds of the weights that are kept, two operations each."""
+    if record.latency_us is None or record.zeros is None:
+        return None
+    return 2 * record.group.op.macs * (1 - record.zeros) / record.latency_us / 1e6
+
+
+def _break_even(dtype: str, found: Mapping[Group, Sequence[GpuRecord]]) -> dict[str, Any]:
+    """For each pattern the sparsity from which the fastest of our kernels beats the dense library, and both dense ones.
+
+    Times are in units of the dense library's in the same turns: a GPU's clocks differ from one minute to the next.
+    """
+    times = []
+    for group, rows in found.items():
+        ratio = _ratio(_best(rows), _dense(rows))
+        if group.dtype != dtype or ratio is None:
+            continue
+        times.append(_relative(group, RUNTIME_LIBRARY, ratio))
+        times.append(_relative(Group(group.op, dtype, "dense", 0.0), TORCH, 1.0))
+    return {
+        pattern: {"ops": even.ops, "against_torch": even.against_libraries, "against_all": even.against_all}
+        for pattern, even in break_even(times).items()
+    }
+
+
+def _relative(group: Group, library: str, ratio: float) -> LatencyRecord:
+    return LatencyRecord(
+        group.op, group.pattern, group.sparsity, library, "", group.dtype, 1, ratio, ratio, ratio, 1, 0.0, ""
+    )
+
+
+def _held_down(found: Mapping[Group, Sequence[GpuRecord]]) -> list[str]:
+    """A warning if something held the clocks down after a group was timed."""
+    states = [row.state for rows in found.values() for row in rows if row.state]
+    reasons = {reason for state in states for reason in held_down(state["after"]["held_down_by"])}
+    if not reasons:
+        return []
+    clocks = [state["after"]["sm_mhz"] for state in states if state["after"]["sm_mhz"]]
+    at = f", at {median(clocks):.0f} MHz in the median" if clocks else ""
+    return [f"clocks were held down by {', '.join(sorted(reasons))}{at}; ratios within a group still compare"]

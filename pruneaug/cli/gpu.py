@@ -1,0 +1,109 @@
+"""`bench kernels --device cuda`: its part of the command, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pruneaug.api.bench_gpu import bench_gpu_kernels, compile_gpu_kernels
+from pruneaug.cli.output import console, print_json
+from pruneaug.errors import InputError
+from pruneaug.report import Progress
+
+CPU, CUDA = "cpu", "cuda"
+_WORDS = ("pattern", "by", "kernel")
+
+
+def check_device(device: str, threads: int | None, compile_for: str | None) -> None:
+    """Raises InputError for a device that is none, and for options of the other."""
+    if device not in (CPU, CUDA):
+        raise InputError(f"--device must be {CPU} or {CUDA}, but got {device!r}; choose one")
+    if device == CUDA and threads is not None:
+        raise InputError(f"--threads is for the CPU, but got --threads {threads} with --device cuda; leave it out")
+    if device == CPU and compile_for is not None:
+        raise InputError(f"--compile-for is for a GPU, but got it with --device {CPU}; add --device cuda")
+
+
+def run_on_gpu(
+    ops: Sequence[Any],
+    *,
+    patterns: Sequence[str],
+    dtypes: Sequence[str],
+    kernels: str,
+    compile_for: str | None,
+    as_json: bool,
+    **measured: Any,
+) -> None:
+    """Measure the layers, or only compile for `compile_for`, and print; `measured` is what only the former needs."""
+    common: dict[str, Any] = {"patterns": patterns, "dtypes": dtypes, "kernels": kernels}
+    with Progress() as progress:
+        common["progress"] = progress.update
+        if compile_for is None:
+            result = bench_gpu_kernels(ops, **common, **measured)
+        else:
+            result = compile_gpu_kernels(ops, arch=compile_for, **common)
+    if as_json:
+        print_json(result)
+    else:
+        console().print(gpu_table(result) if compile_for is None else _compiled(result, kernels))
+
+
+def gpu_table(result: Mapping[str, Any]) -> RenderableType:
+    """The fastest kernel of each layout and the libraries, group by group, and where patterns pay."""
+    tables: dict[tuple[str, str], Table] = {}
+    for group in result["groups"]:
+        key = group["op"], group["dtype"]
+        if key not in tables:
+            tables[key] = Table(title=Text(" ".join(key)), title_justify="left")
+            for column in (*_WORDS, "sparsity", "median us", "p10", "p90", "TFLOP/s", "x torch", "relative error"):
+                tables[key].add_column(column, justify="left" if column in _WORDS else "right")
+        for row, speedup in _shown(group):
+            tables[key].add_row(*_cells(row, group, speedup))
+        tables[key].add_section()
+    facts = result["gpu"]
+    lines = [f"{facts['name']} ({facts['arch']}), driver {facts['driver']}"]
+    lines += [
+        f"{dtype} {pattern} is faster than torch's dense layer {_since(even['against_torch'])}, than every dense "
+        f"kernel {_since(even['against_all'])} (median of {even['ops']} layer{'s' if even['ops'] > 1 else ''})"
+        for dtype, patterns in result["break_even"].items()
+        for pattern, even in patterns.items()
+    ]
+    lines += [
+        f"failed: {row['op']} {row['dtype']} {row['pattern']}@{row['sparsity']:g} {row['variant'] or row['library']}: "
+        f"{row['error'][-300:]}"
+        for group in result["groups"]
+        for row in group["kernels"]
+        if row["error"] is not None
+    ]
+    lines += [f"skipped: {row['op']} {row['pattern']}: {row['reason']}" for row in result["skipped"]]
+    lines += [f"warning: {warning}" for warning in result["warnings"]]
+    return Group(*tables.values(), Text("\n".join(lines)))
+
+
+def _shown(group: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], float | None]]:
+    """The rows of a group that the table has, and how much faster than the dense library each is."""
+    best = [found["variant"] for found in group["layouts"].values() if found is not None]
+    rows = [row for row in group["kernels"] if row["error"] is None and (not row["variant"] or row["variant"] in best)]
+    return [(row, group["torch_us"] and group["torch_us"] / row["latency_us"]) for row in rows]
+
+
+def _cells(row: Mapping[str, Any], group: Mapping[str, Any], speedup: float | None) -> list[Text | str]:
+    times = [f"{row[key]:.1f}" for key in ("latency_us", "p10_us", "p90_us")]
+    return [
+        group["pattern"], "pruneaug" if row["variant"] else row["library"], Text(row["variant"]), f"{row['zeros']:.3f}",
+        *times, f"{row['tflops']:.1f}", "" if speedup is None else f"{speedup:.2f}",
+        f"{row['max_relative_error']:.1e}",
+    ]  # fmt: skip
+
+
+def _since(sparsity: float | None) -> str:
+    return "at no measured sparsity" if sparsity is None else f"from {sparsity:.0%} sparsity"
+
+
+def _compiled(result: Mapping[str, Any], folder: str) -> RenderableType:
+    lines = [f"{result['kernels']} kernels for {result['arch']} in {folder}"]
+    return Text("\n".join(lines + [f"failed: {key}: {error}" for key, error in result["failed"].items()]))

@@ -1,0 +1,120 @@
+"""Subjects as calls on the GPU, with copies of the weights in turn.
+
+In a network the layer before has just written what a layer reads, and other layers have driven its weights from the
+second-level cache. So all subjects of a group read one input and write to memory that is used again and again, and a
+subject's launches take copies of its weights in turn, as many as make it touch twice that cache before the first comes
+again. Layers whose inputs and outputs alone are as large need one copy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pruneaug.errors import InputError
+from pruneaug.kernels.cuda.formats import TF32
+from pruneaug.kernels.cuda.products import CudaCall, linear_product
+from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.kernels.cuda.shapes import ROWS, launch_of, parse_shape
+from pruneaug.kernels.cuda.target import CudaTarget
+from pruneaug.kernels.weights import Epilogue, Weights
+from pruneaug.profiler.cuda.cases import TORCH, Group, Subject
+from pruneaug.profiler.cuda.data import GroupData, two_of_four
+from pruneaug.profiler.cuda.device import Device, Run
+
+_MOST_COPIES = 256
+_CACHES = 2  # times the second-level cache
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SubjectCalls:
+    """One launch for each copy of the weights, and what the last one has computed."""
+
+    calls: tuple[Run, ...]
+    result: Callable[[], torch.Tensor]  # [tokens, N]
+    forget: Callable[[], object]  # overwrites the result
+    matrix: torch.Tensor | None = None  # [N, K] if it is not the group's
+    in_graph: bool = True  # whether a graph may record the calls
+
+    def relative_error(self, data: GroupData) -> float:
+        """Of what the last call has computed. Raises MeasurementError."""
+        return data.relative_error(self.result(), self.matrix)
+
+
+def packed(group: Group, subject: Subject, weights: Weights, arch: str) -> CudaCall:
+    """The arrays of one of our kernels, from weights in the memory of the CPU. Safe to use from several threads.
+
+    Raises CompileError for a layer that the kernel does not compute.
+    """
+    shape = parse_shape(subject.variant)
+    return linear_product(
+        group.op, weights, group.block_cols, shape.variant, shape.form, shape.layout, CudaTarget(arch), Epilogue()
+    )
+
+
+def kernel_calls(call: CudaCall, data: GroupData, folder: ProgramFolder, device: Device) -> SubjectCalls:
+    """One of our kernels. Raises CompileError if the folder lacks it, MeasurementError if the GPU does not take it."""
+    kernel = device.driver.load(folder.read(call.shape, device.gpu.arch))
+    scalars, by_token = call.scalars, call.shape.layout == ROWS
+    x, y = data.input(not by_token, scalars.x_stride), data.buffer(call.y_size)
+    constants = {name: _on(device, array) for name, array in call.constants.items()}
+    launch = launch_of(call.shape, scalars)
+    calls = []
+    for copy in _copies(constants, x.nbytes + y.nbytes, device):
+        bound = kernel.bind(launch, {"x": x, "y": y, **copy, **scalars._asdict()})
+        calls.append(lambda bound=bound: bound(device.stream()))
+    values = scalars.outputs if by_token else scalars.tokens
+    rows = y.view(-1, scalars.y_stride)[:, :values]
+    return SubjectCalls(tuple(calls), lambda: rows if by_token else rows.t(), lambda: y.fill_(float("nan")))
+
+
+def library_calls(group: Group, subject: Subject, data: GroupData, device: Device) -> SubjectCalls:
+    """PyTorch's linear layer. Raises InputError for a layer that its semi-structured weights do not fit."""
+    torch.set_float32_matmul_precision("high" if group.dtype == TF32.name else "highest")
+    if subject.library == TORCH:
+        return _linear(data.matrix, data, device)
+    if group.op.in_features % 4:
+        raise InputError(f"2:4 needs in_features that 4 divides, but got {group.op.key}; leave {subject} out")
+    matrix = two_of_four(data.matrix)
+    # Its operators choose an algorithm and allocate when they are called, which no graph records.
+    return _linear(matrix, data, device, torch.sparse.to_sparse_semi_structured, in_graph=False)
+
+
+def _linear(
+    matrix: torch.Tensor,
+    data: GroupData,
+    device: Device,
+    form: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.clone,
+    in_graph: bool = True,
+) -> SubjectCalls:
+    last: list[torch.Tensor] = []
+
+    def call(weight: torch.Tensor) -> None:
+        last[:] = [F.linear(data.x, weight, data.bias)]
+
+    near = data.x.nbytes + len(data.x) * len(matrix) * matrix.itemsize
+    count = _count(matrix.nbytes, near, device)
+    weights = [form(matrix) for _ in range(count)]
+    calls = tuple(lambda weight=weight: call(weight) for weight in weights)
+    other = None if matrix is data.matrix else matrix
+    return SubjectCalls(calls, lambda: last[0], lambda: last[0].fill_(float("nan")), other, in_graph)
+
+
+def _copies(constants: Mapping[str, torch.Tensor], near: int, device: Device) -> list[dict[str, torch.Tensor]]:
+    count = _count(sum(tensor.nbytes for tensor in constants.values()), near, device)
+    return [{name: tensor.clone() for name, tensor in constants.items()} for _ in range(count)]
+
+
+def _count(weight_bytes: int, near: int, device: Device) -> int:
+    """How many copies of the weights a subject takes in turn; `near` bytes of inputs and outputs are no copies."""
+    return min(_MOST_COPIES, max(1, -(-(_CACHES * device.gpu.l2_bytes - near) // weight_bytes)))
+
+
+def _on(device: Device, array: np.ndarray) -> torch.Tensor:
+    """An array of the CPU on the GPU; unsigned words as signed ones, which PyTorch knows better."""
+    signed = array.view(np.int32) if array.dtype == np.uint32 else array
+    return torch.from_numpy(signed).to(device.torch_device, copy=True)

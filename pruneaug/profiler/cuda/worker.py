@@ -1,0 +1,67 @@
+"""The process that measures on a GPU: tasks in on stdin, records out on stdout, one JSON line each.
+
+A process of its own, because a kernel that reads a wrong address ends the use of the GPU for its whole process, and one
+that hangs is ended with it. Besides records it writes events: "ready" with the GPU, or "stopped" with the reason why
+there is none; "trying" with a subject before it is run, or with none before all are timed; after each task "done".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from pruneaug.errors import InputError
+from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.profiler.cuda.cases import Group, Subject
+from pruneaug.profiler.cuda.device import Device
+from pruneaug.profiler.cuda.measure import Trying, measure_group
+from pruneaug.profiler.worker import claim_stdout, die_with_parent
+
+
+def serve(tasks: TextIO, records: TextIO, device: Device) -> None:
+    """Measure each task until the input ends. Raises RuntimeError when the GPU takes no more from this process."""
+    _say(records, {"event": "ready", "gpu": asdict(device.gpu)})
+    for line in tasks:
+        task = json.loads(line)
+        group, folder = Group.from_json(task["group"]), ProgramFolder(Path(task["kernels"]))
+        subjects = [Subject(*pair) for pair in task["subjects"]]
+        with torch.inference_mode():
+            for step in measure_group(group, subjects, device, folder, budget_s=task["budget_s"]):
+                if isinstance(step, Trying):
+                    subject = step.subject
+                    _say(records, {"event": "trying", "subject": subject and [subject.library, subject.variant]})
+                else:
+                    _say(records, {"event": "record", "record": step.to_json()})
+        _say(records, {"event": "done"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure tasks from stdin, write records to stdout.")
+    parser.add_argument("--device", required=True, help="package.module:attr of the device")
+    module, _, attribute = parser.parse_args().device.partition(":")
+    die_with_parent()
+    with claim_stdout() as records:
+        make: Callable[[], Device] = getattr(importlib.import_module(module), attribute)
+        try:
+            device = make()
+        except InputError as error:
+            _say(records, {"event": "stopped", "error": str(error)})
+            return
+        serve(sys.stdin, records, device)
+
+
+def _say(records: TextIO, event: Mapping[str, Any]) -> None:
+    records.write(json.dumps(event) + "\n")
+    records.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""GPUs for tests, in this process or in the measuring one: `emulated` runs kernels, `faulty` fails as it is told to."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from pruneaug.errors import InputError, MeasurementError
+from pruneaug.kernels.cuda.driver import Driver
+from pruneaug.platforms.cuda import Gpu
+from pruneaug.platforms.gpu_state import GpuState
+
+NAME = "Fake GPU"
+FAULTS = "FAKE_GPU_FAULTS"  # JSON: a part of a kernel's key -> abort, hang, poison or nothing
+FIRST_US = 1000.0
+
+
+@dataclass
+class FakeDevice:
+    """Everything at once, on the CPU. The n-th time that is taken is FIRST_US + n microseconds."""
+
+    driver: Driver
+    l2_bytes: int = 0
+    gpu: Gpu = field(init=False)
+    poisoned: bool = False
+    recorded_calls: list = field(default_factory=list)
+    torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self):
+        self.gpu = Gpu(NAME, "GPU-0", (8, 0), 108, self.l2_bytes, 1 << 30, driver="1.0", cuda="13.0")
+        self.readings, self.times = count(), count()
+
+    def stream(self):
+        return 7
+
+    def synchronize(self):
+        if self.poisoned:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def recorded(self, calls):
+        self.recorded_calls.append(len(calls))
+        return lambda: [call() for call in calls]
+
+    def times_us(self, runs):
+        for run in runs:
+            run()
+        self.synchronize()
+        return [FIRST_US + next(self.times) for _ in runs]
+
+    def state(self):
+        return GpuState(1980.0, 2619.0, 300.0, 50.0 + next(self.readings), ("power limit",), "1.0")
+
+
+class FaultyDriver:
+    """Kernels that are started and compute nothing, or that do what FAULTS says of their key."""
+
+    def __init__(self):
+        self.device = None
+        self._faults = json.loads(os.environ.get(FAULTS, "{}"))
+
+    def load(self, program):
+        fault = next((what for part, what in self._faults.items() if part in program.shape.key), "nothing")
+        return FaultyKernel(self.device, fault)
+
+
+@dataclass
+class FaultyKernel:
+    device: FakeDevice
+    fault: str
+
+    def bind(self, launch, arguments):
+        return self
+
+    def __call__(self, stream):
+        match self.fault:
+            case "abort":
+                os.abort()
+            case "hang":
+                time.sleep(600)
+            case "poison":
+                self.device.poisoned = True
+                raise MeasurementError("CUDA's driver must launch a kernel, but said CUDA_ERROR_ILLEGAL_ADDRESS")
+
+
+def faulty():
+    device = FakeDevice(FaultyDriver())
+    device.driver.device = device
+    return device
+
+
+def emulated():
+    sys.path.insert(0, str(Path(__file__).parents[2] / "kernels" / "cuda"))
+    from fake_driver import FakeApi
+
+    return FakeDevice(Driver(FakeApi()))
+
+
+def absent():
+    raise InputError("device 'cuda' needs a GPU that PyTorch can use, but there is none")
+
+
+def broken():
+    sys.exit("no such luck")
