@@ -165,6 +165,15 @@ def test_any_layer(op, form, rounded, density, seed):
     check(op, form, native, rounded, density=density, seed=seed, variant=Variant(4, 2, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.uint8])
+def test_words_of_a_single_value_need_no_common_stride(dtype):
+    one = torch.full((4, 48), 3, dtype=dtype).as_strided((1, 1, 1, 1), (48, 1, 48, 48))
+    word = words(one)
+    assert values_of(word.as_strided((1, 1, 1, 1), (48, 1, 48, 48)), dtype, 1).flatten().tolist() == [3]
+    small = Conv2dOp(1, 1, 1, 1, 1, (3, 3), (1, 1), (1, 1, 1, 1))
+    check(small, BFLOAT16, False, True, density=0.0, variant=Variant(4, 2, 2))
+
+
 def test_a_bias_far_above_the_weights_is_kept():
     skip_without(INT8, True)
     op = LinearOp(16, 4, 4)

@@ -81,12 +81,16 @@ def words(values: torch.Tensor) -> torch.Tensor:
     """bfloat16, int8 or uint8 [..., channels] -> int32 [..., words]; what the last word lacks is zero."""
     per_word = 4 // values.element_size()
     padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % per_word))
-    # Flat, since a view of another dtype takes the strides of dimensions of size 1 for real.
-    flat = padded.flatten().contiguous().view(torch.int32)
+    flat = _flat(padded).view(torch.int32)
     return flat.view(*values.shape[:-1], padded.shape[-1] // per_word)
 
 
 def values_of(word: torch.Tensor, dtype: torch.dtype, channels: int) -> torch.Tensor:
     """What `words` was given: int32 [..., words] -> `dtype` [..., channels]."""
-    values = word.flatten().contiguous().view(dtype)
+    values = _flat(word).view(dtype)
     return values.view(*word.shape[:-1], word.shape[-1] * 4 // dtype.itemsize)[..., :channels]
+
+
+def _flat(values: torch.Tensor) -> torch.Tensor:
+    """All values, in a dimension of stride 1: a view of another dtype takes strides for real, even of a size of 1."""
+    return values.flatten().clone(memory_format=torch.contiguous_format)  # `contiguous` keeps the stride of one value
