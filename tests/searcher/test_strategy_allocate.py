@@ -204,3 +204,16 @@ def test_a_sampler_knows_the_objective_before_it_draws():
     space = replace(make_space(), objective="front")
     propose(space, strategy=strategy)
     assert sampler._objective() == "front"
+
+
+def test_a_search_from_a_pruned_network_goes_below_what_its_zeros_give():
+    space = make_space()
+    layers = []
+    for layer in space.layers:  # 80 % are zero already, in any pattern
+        lost = [0.0 if choice.sparsity <= 0.8 else loss for choice, loss in zip(layer.choices, layer.lost, strict=True)]
+        layers.append(replace(layer, lost=tuple(lost)))
+    pruned = replace(space, layers=tuple(layers))
+    times = [us for _, us, _ in search(Allocate(), pruned, lambda assignment: 0.0, 0.0, 4)]
+    assert times[0] == pytest.approx(latency_us(pruned, propose(pruned, 1.0)))  # half of the budget was more than that
+    assert len(times) > 1
+    assert times == sorted(times, reverse=True)

@@ -54,7 +54,7 @@ class Allocate:
         return dict(_decoded(space, self._fractions, tuple({BUDGET: budget, **coefficients}.items())))
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        return BudgetSampler(seed, self._objective, self._identity)
+        return BudgetSampler(seed, self._objective, self._identity, self._needed)
 
     def _objective(self) -> Objective:
         return "latency" if self._space is None else self._space.objective
@@ -65,14 +65,29 @@ class Allocate:
             return tuple(params.items())
         return frozenset(_decoded(_worthwhile(self._space), self._fractions, tuple(params.items())).items())
 
+    def _needed(self, params: Mapping[str, float]) -> float:
+        """The budget of the latency that the parameters' assignment takes."""
+        if self._space is None:
+            return params[BUDGET]
+        space = _worthwhile(self._space)
+        taken_us = decoding.latency_us(space, _decoded(space, self._fractions, tuple(params.items())))
+        least_us = _least_us(space, *self._fractions)
+        most_us = _most_us(least_us, space)
+        if not least_us < taken_us < most_us:
+            return 0.0 if taken_us <= least_us else 1.0
+        return math.log(taken_us / least_us) / math.log(most_us / least_us)
+
 
 def budget_us(budget: float, least_us: float, space: SearchSpace) -> float:
     """The latency of a budget in [0, 1]: from the least possible one to dense or the limit, on a logarithmic scale."""
+    return float(least_us * (_most_us(least_us, space) / least_us) ** budget)
+
+
+def _most_us(least_us: float, space: SearchSpace) -> float:
     most_us = space.dense_us
     if space.max_latency_us is not None:
         most_us = min(most_us, space.max_latency_us * (1 - _ROUNDING))
-    most_us = max(most_us, least_us)
-    return float(least_us * (most_us / least_us) ** budget)
+    return max(most_us, least_us)
 
 
 def layer_features(space: SearchSpace) -> dict[str, Array]:

@@ -30,15 +30,22 @@ class BudgetSampler(optuna.samplers.BaseSampler):
     times the probability to be feasible. Objective `accuracy` always takes the whole budget and `front` any, and draw
     the coefficients that may be expected to lose least. The first trial has coefficients 0.
 
-    `objective` and `identity` (equal for parameters that mean the same assignment) are asked when a trial draws.
+    Asked when a trial draws: `objective`; of a trial's parameters `identity`, equal if they mean the same assignment,
+    and `needed`, the budget of that assignment's latency. It may be far less than was given: where weights are zero
+    already, removing them loses nothing, and a larger budget buys nothing.
     """
 
     def __init__(
-        self, seed: int, objective: Callable[[], Objective], identity: Callable[[Mapping[str, float]], Hashable]
+        self,
+        seed: int,
+        objective: Callable[[], Objective],
+        identity: Callable[[Mapping[str, float]], Hashable],
+        needed: Callable[[Mapping[str, float]], float],
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._objective = objective
         self._identity = identity
+        self._needed = needed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         known: list[dict[str, BaseDistribution]] = [past.distributions for past in study.get_trials(deepcopy=False)]
@@ -65,8 +72,8 @@ class BudgetSampler(optuna.samplers.BaseSampler):
 
     def _draw(self, names: list[str], trials: list[FrozenTrial]) -> Array:
         objective = self._objective()
-        x, y = _observations(names, trials, objective)
-        feasible = [past.params[BUDGET] for past in trials if _is_feasible(past)]
+        x, y = self._observations(names, trials, objective)
+        feasible = [self._needed(past.params) for past in trials if _is_feasible(past)]
         best = min(feasible, default=1.0) if objective == "latency" else 1.0
         candidates = self._candidates(names, x, y, best)
         budgets = candidates[:, names.index(BUDGET)]
@@ -75,7 +82,7 @@ class BudgetSampler(optuna.samplers.BaseSampler):
         elif objective == "front":
             budgets[:] = self._rng.random()
         prior = fit(names, x, y)
-        pending = [[past.params[name] for name in names] for past in trials if past.state == TrialState.RUNNING]
+        pending = [self._point(names, past) for past in trials if past.state == TrialState.RUNNING]
         if pending:
             believed, _ = prior.posterior(x, y, np.array(pending))
             x, y = np.concatenate([x, pending]), np.concatenate([y, believed])
@@ -87,6 +94,23 @@ class BudgetSampler(optuna.samplers.BaseSampler):
             below = (lowest - mean) / std
             worth = std * (below * norm.cdf(below) + norm.pdf(below))  # expected improvement
         return self._first_new(names, candidates[np.argsort(-worth, kind="stable")], trials)
+
+    def _observations(self, names: list[str], trials: list[FrozenTrial], objective: Objective) -> tuple[Array, Array]:
+        """Parameters [points, dims] and losses, or by how much they exceed the limit, squeezed [points]."""
+        points, losses = [], []
+        for past in trials:
+            if objective == "accuracy":
+                loss = past.value if past.state == TrialState.COMPLETE else None
+            else:
+                loss = past.constraints.get("accuracy_loss") if past.state.is_finished() else None
+            if loss is not None:
+                points.append(self._point(names, past))
+                losses.append(loss)
+        return np.array(points).reshape(-1, len(names)), np.arcsinh(np.array(losses) / _POINT)
+
+    def _point(self, names: list[str], past: FrozenTrial) -> list[float]:
+        """A trial's parameters, with the budget that it needed."""
+        return [self._needed(past.params) if name == BUDGET else past.params[name] for name in names]
 
     def _first_new(self, names: list[str], ranked: Array, trials: list[FrozenTrial]) -> Array:
         """The first of the best candidates that gives another assignment than all trials; the best if none does."""
@@ -129,20 +153,6 @@ def fit(names: list[str], x: Array, y: Array) -> Prior:
         return base
     choices = [replace(base, scale=scale, noise=noise) for scale in (0.3, 0.6, 1.0, 1.5) for noise in (0.1, 0.2, 0.4)]
     return max(choices, key=lambda prior: prior.evidence(x, y))
-
-
-def _observations(names: list[str], trials: list[FrozenTrial], objective: Objective) -> tuple[Array, Array]:
-    """Parameters [points, dims] and losses, or by how much they exceed the limit, squeezed [points]."""
-    points, losses = [], []
-    for past in trials:
-        if objective == "accuracy":
-            loss = past.value if past.state == TrialState.COMPLETE else None
-        else:
-            loss = past.constraints.get("accuracy_loss") if past.state.is_finished() else None
-        if loss is not None:
-            points.append([past.params[name] for name in names])
-            losses.append(loss)
-    return np.array(points).reshape(-1, len(names)), np.arcsinh(np.array(losses) / _POINT)
 
 
 def _is_feasible(trial: FrozenTrial) -> bool:
