@@ -24,6 +24,7 @@ import tvm
 
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.call import KernelCall
+from pruneaug.kernels.crew import make_crew, set_crew_threads
 from pruneaug.kernels.once import Once
 
 Kernel = Callable[..., None]
@@ -48,7 +49,8 @@ def use_threads(threads: int) -> None:
             "gone; run them in a new thread, or start processes by 'spawn' or 'forkserver'"
         )
     if getattr(_pool, "threads", None) != threads:
-        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)  # the threads of kernels that have no crew
+        set_crew_threads(threads)
         _pool.threads = threads
 
 
@@ -126,6 +128,7 @@ class Builder:
     def __init__(self, target: CpuTarget) -> None:
         self.target = target
         self._compiled: Once[Kernel] = Once()  # by TIR function
+        make_crew()
         use_threads(target.threads)
 
     def run(self, call: KernelCall, *inputs: torch.Tensor) -> torch.Tensor:

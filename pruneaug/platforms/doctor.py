@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform as python_platform
+import shutil
 from importlib import metadata
 from typing import Any
 
@@ -41,6 +42,8 @@ def doctor() -> dict[str, dict[str, Any]]:
         "threads": {
             "default": platform.threads,
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TVM_NUM_THREADS")},
+            "compiler": _compiler() or "none: networks are not exported, and threads are TVM's, which start later; "
+            "install g++, or name one in CXX",
         },
         "load": {"average": list(os.getloadavg()), "warnings": list(busy())},
         "cuda": cuda_state(),
@@ -62,6 +65,13 @@ def cuda_state() -> dict[str, Any]:
         devices = [detect_gpu(index).to_json() for index in range(torch.cuda.device_count())]
         return {"available": True, "devices": devices, "runtime": torch.version.cuda}
     return {"available": False, "reason": cuda_obstacle(torch.version.cuda)}
+
+
+def _compiler() -> str | None:
+    """What links networks, and the threads of kernels: the command that TVM takes."""
+    asked = os.environ.get("CXX") or os.environ.get("CC")
+    names = [asked] if asked else ["g++", "gcc", "clang++", "clang", "c++", "cc"]
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 def _version(package: str) -> str | None:

@@ -12,6 +12,7 @@ from tvm.runtime import Executable
 
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.build import CpuTarget
+from pruneaug.kernels.crew import make_crew
 from pruneaug.kernels.layouts import Layouts
 from pruneaug.network.layers import Network
 from pruneaug.network.ops import LinearOp, Op
@@ -63,6 +64,7 @@ def compile_programs(
 ) -> CompiledNetwork:
     """`compile_network` for several exports of one network, each for inputs of its own shapes, into one module."""
     module, functions = build_programs(programs, network, masks, plans, target)
+    make_crew()
     return CompiledNetwork(module, functions, target.threads)
 
 

@@ -23,6 +23,7 @@ from tvm import relax
 from pruneaug.errors import CheckpointError, InputError, PruneaugError, StorageError
 from pruneaug.files import atomic_file
 from pruneaug.kernels.build import use_threads
+from pruneaug.kernels.crew import OPTIONS, SOURCE, take_crew
 from pruneaug.runtime.emit import METADATA
 from pruneaug.runtime.instrument import operator_times
 from pruneaug.runtime.report import CompileReport, StepTimes, step_times
@@ -187,7 +188,7 @@ def link_library(executable: Any, part: Path, path: str | Path, link: Callable[.
     """
     try:
         with without_scopes():
-            executable.export_library(str(part), fcompile=link)
+            executable.export_library(str(part), fcompile=link, addons=[str(SOURCE)], options=list(OPTIONS))
     except PruneaugError:
         raise
     except Exception as error:
@@ -244,6 +245,7 @@ def _load_module(path: Path) -> Any:
         link = Path(folder) / "network.so"
         link.symlink_to(path.resolve())
         try:
+            take_crew(link)
             return tvm_ffi.load_module(link)  # TVM's own function would follow the link
         except Exception as error:
             # Of the message only what the system says, which names the link.
@@ -267,7 +269,9 @@ def _aligned(value: Any) -> torch.Tensor:
             f"a compiled network takes dense tensors on the CPU, but got a {value.layout} tensor on {value.device}; "
             "call its method `cpu` or `to_dense`"
         )
-    tensor: torch.Tensor = value.detach().resolve_neg().contiguous()
+    tensor: torch.Tensor = value
+    if tensor.requires_grad or tensor.is_neg() or not tensor.is_contiguous():
+        tensor = tensor.detach().resolve_neg().contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 

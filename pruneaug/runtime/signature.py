@@ -54,6 +54,8 @@ class Signature:
 
     def arguments(self, inputs: Sequence[Any]) -> list[Any]:
         """The tensors or arrays that the compiled function takes, of the network's arguments."""
+        if _are_arrays(inputs):
+            return [inputs[index] for index in self.tensors]
         leaves = _sorted(_leaves(inputs))
         return [leaves[index][2] for index in self.tensors]
 
@@ -111,6 +113,8 @@ def describe(inputs: Sequence[Any]) -> tuple[str, ...]:
 
     In arguments that hold several, also the keys that lead to each.
     """
+    if _are_arrays(inputs):
+        return tuple([_describe_array(x.dtype, x.shape) for x in inputs])
     return tuple(_describe(x, keys) for _, keys, x in _sorted(_leaves(inputs)))
 
 
@@ -124,9 +128,14 @@ def _describe_array(dtype: Any, shape: tuple[int, ...]) -> str:
     return f"{str(dtype).removeprefix('torch.')} {list(shape)}"
 
 
+def _are_arrays(inputs: Sequence[Any]) -> bool:
+    """Whether every argument is a tensor or array itself, as mostly: then every call is some microseconds shorter."""
+    return all(isinstance(x, _ARRAYS) for x in inputs)
+
+
 def _leaves(inputs: Sequence[Any]) -> list[tuple[int, str, Any]]:
     """Every leaf of the arguments, in PyTorch's order: the number of its argument, the keys in there, and the leaf."""
-    if all(isinstance(x, _ARRAYS) for x in inputs):
+    if _are_arrays(inputs):
         return [(index, "", x) for index, x in enumerate(inputs)]
     found, _ = pytree.tree_flatten_with_path(list(inputs))
     return [(path[0].idx, pytree.keystr(path[1:]), leaf) for path, leaf in found]  # type: ignore[attr-defined]
