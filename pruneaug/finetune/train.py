@@ -22,6 +22,7 @@ from pruneaug.pruners.protocol import Pruned
 from pruneaug.spec.models import TrainSpec
 from pruneaug.tasks.protocol import Batch, Task
 
+_VECTOR = 16  # float32 of the widest CPU registers
 _CUDA_CHECK_EVERY = 10  # steps between reads of the loss: each read waits for the GPU
 
 
@@ -72,7 +73,10 @@ def train(
     total = total_steps(task, spec.epochs, spec.batch_size)
     epoch_steps = steps_per_epoch(task.size("train"), spec.batch_size)
     check_every = _CUDA_CHECK_EVERY if device.type == "cuda" else 1
-    with _training(model, teacher, device, seed), Distillation(model, teacher, task, spec, device) as distillation:
+    with (
+        _training(model, teacher, device, seed) as memory_format,
+        Distillation(model, teacher, task, spec, device) as distillation,
+    ):
         held = HeldMasks(model, pruned)
         optimizer = _optimizer(model, spec)
         batches = EndlessBatches(task, spec.batch_size, seed)
@@ -82,7 +86,7 @@ def train(
             held.revise(step, total)
             for group in optimizer.param_groups:
                 group["lr"] = rate(step, total)
-            batch = _place(next(batches), device)
+            batch = _place(next(batches), device, memory_format)
             loss = _loss(model, task, batch, spec, distillation, device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -100,18 +104,37 @@ def train(
 
 
 @contextmanager
-def _training(model: nn.Module, teacher: nn.Module | None, device: torch.device, seed: int) -> Iterator[None]:
-    """The model on its device in train mode and channels-last; afterwards in eval mode and contiguous."""
+def _training(
+    model: nn.Module, teacher: nn.Module | None, device: torch.device, seed: int
+) -> Iterator[torch.memory_format]:
+    """The model on its device in train mode, its memory in the order yielded; afterwards eval and contiguous."""
+    memory_format = _memory_format(model, device)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         if teacher is not None:
             teacher.to(device).eval()
-        _order_memory(model.to(device).train(), torch.channels_last)
+        _order_memory(model.to(device).train(), memory_format)
         try:
-            yield
+            yield memory_format
         finally:
             _order_memory(model.eval(), torch.contiguous_format)
+
+
+def _memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """Channels-last, which trains faster, but for networks whose gradients oneDNN would write past its memory.
+
+    It does so for the weights of a strided 1x1 convolution with fewer input channels than a vector register holds
+    (github.com/uxlfoundation/oneDNN/issues/6035). Removed channels leave such layers in residual networks.
+    """
+    fragile = device.type == "cpu" and any(
+        isinstance(module, nn.Conv2d)
+        and set(module.kernel_size) == {1}
+        and set(module.stride) != {1}
+        and module.in_channels // module.groups < _VECTOR
+        for module in model.modules()
+    )
+    return torch.contiguous_format if fragile else torch.channels_last
 
 
 def _order_memory(model: nn.Module, memory_format: torch.memory_format) -> None:
@@ -143,9 +166,9 @@ def _optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, nesterov=spec.momentum > 0)
 
 
-def _place(batch: Batch, device: torch.device) -> Batch:
+def _place(batch: Batch, device: torch.device, memory_format: torch.memory_format) -> Batch:
     moved = batch.to(device)
-    inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in moved.inputs)
+    inputs = tuple(x.contiguous(memory_format=memory_format) if x.dim() == 4 else x for x in moved.inputs)
     return Batch(inputs, moved.targets)
 
 

@@ -42,7 +42,8 @@ def doctor() -> dict[str, dict[str, Any]]:
         "threads": {
             "default": platform.threads,
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "TVM_NUM_THREADS")},
-            "compiler": _compiler() or "none: networks are not exported, and threads are TVM's, which start later; "
+            "compiler": _compiler()
+            or "none: networks are not exported, and threads are TVM's, which start later; "
             "install g++, or name one in CXX",
         },
         "load": {"average": list(os.getloadavg()), "warnings": list(busy())},

@@ -116,6 +116,27 @@ def test_a_network_with_three_dimensional_convolutions_trains(task: Any) -> None
     assert not model.training
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "groups", "is_channels_last"),
+    [(12, 1, 2, 1, False), (32, 1, 2, 4, False), (16, 1, 2, 1, True), (12, 1, 1, 1, True), (12, 3, 2, 1, True)],
+)
+def test_layers_whose_gradients_would_leave_their_memory_are_not_trained_channels_last(
+    task: Any, channels: int, kernel: int, stride: int, groups: int, is_channels_last: bool
+) -> None:
+    last = nn.Conv2d(channels, 16, kernel, stride, kernel // 2, groups=groups)
+    model = nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), last, nn.Flatten())
+    model.append(nn.Linear(16 * (8 // stride) ** 2, 2))
+    seen = set()
+
+    def look(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if module.training:
+            seen.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    last.register_forward_pre_hook(look)
+    Train().finetune(model, None, task, SPEC.model_copy(update={"epochs": 0.2}), seed=0)
+    assert seen == {is_channels_last}
+
+
 def test_frozen_parameters_stay_as_they_are(task: Any) -> None:
     model = task.build_model()
     model[0].weight.requires_grad_(False)
