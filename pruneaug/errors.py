@@ -12,7 +12,7 @@ PruneaugError                    exit 1
 ├── InfeasibleError              exit 3   finished, and nothing met the constraint
 ├── TrainingError                exit 1   a loss or a metric that is not finite; lower the learning rate
 ├── MeasurementError             exit 1   a kernel that crashed, hung or computed something else; run again
-│   └── DeviceError                       a remote device that is not there, is busy or is another; mend it, run again
+│   └── DeviceError                       a remote device or a GPU that is not there, is busy or is another; mend it
 ├── StorageError                 exit 1   a disk that is full or read-only; make room, run again
 └── CompileError                 exit 1   a network or kernel that pruneaug could not compile; report it
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 PLAIN = ("-m", "tvm.exec.rpc_server")
 LASTING = (str(Path(__file__).parents[1] / "examples" / "platforms" / "device_server.py"),)

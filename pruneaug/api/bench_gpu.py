@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from pruneaug.api.bench_choices import check_patterns, check_sparsity, fits, matrix_size
@@ -18,17 +16,25 @@ from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS
 from pruneaug.latency.break_even import break_even
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.table import RUNTIME_LIBRARY
-from pruneaug.network.ops import LinearOp, Op, parse_op
+from pruneaug.network.ops import Op, parse_op
 from pruneaug.platforms.cuda import gpu_platform
-from pruneaug.platforms.gpu_state import held_down
-from pruneaug.profiler.cuda.cases import LIBRARIES, TORCH, Group, Subject, groups_of, layout_of, shapes_of, subjects_of
-from pruneaug.profiler.cuda.process import DEVICE, GpuProcess
-from pruneaug.profiler.cuda.records import GpuRecord, Journal
+from pruneaug.profiler.cuda.cases import (
+    BOTH_LAYOUTS,
+    LIBRARIES,
+    TORCH,
+    Group,
+    Subject,
+    groups_of,
+    has_kernels,
+    layout_of,
+    shapes_of,
+    subjects_of,
+)
+from pruneaug.profiler.cuda.process import BUDGET_S, DEVICE, TIMEOUT_S, GpuProcess
+from pruneaug.profiler.cuda.programs import compile_missing
+from pruneaug.profiler.cuda.records import GpuRecord, Journal, by_speed, clock_warnings
 from pruneaug.profiler.cuda.run import profile_groups
 from pruneaug.registry import did_you_mean
-
-TIMEOUT_S = 90.0
-BUDGET_S = 0.5
 
 
 def compile_gpu_kernels(
@@ -38,16 +44,17 @@ def compile_gpu_kernels(
     dtypes: Sequence[str],
     arch: str,
     kernels: str | Path,
+    layouts: Sequence[str] = BOTH_LAYOUTS,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compile what `bench_gpu_kernels` measures of these layers into the folder `kernels`; no GPU is needed.
+    """Compile what is measured of these layers in these layouts into the folder `kernels`; no GPU is needed.
 
     Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
     Raises InputError for a wrong op, pattern, dtype or architecture.
     """
-    linear, _ = _checked(ops, patterns, (), dtypes)
-    groups = groups_of(linear, dtypes, check_patterns(patterns), (0.0,))
-    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group)))
+    layers, _ = _checked(ops, patterns, (), dtypes)
+    groups = groups_of(layers, dtypes, check_patterns(patterns), (0.0,))
+    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, layouts)))
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
     return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
 
@@ -66,7 +73,7 @@ def bench_gpu_kernels(
     device: str = DEVICE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure linear layers on the first GPU: dense, and in every pattern at every sparsity.
+    """Measure layers on the first GPU: dense, and in every pattern at every sparsity.
 
     `kernels` is a folder of `compile_gpu_kernels`; what it lacks is compiled if TVM is installed, else left out with a
     warning. `records` is a file to which every time is appended; what it has already is not measured again. `against`
@@ -76,13 +83,14 @@ def bench_gpu_kernels(
     `break_even`, `skipped`, `warnings`. Raises InputError for a wrong op, pattern, sparsity, dtype or library, or
     without a GPU, MeasurementError if the measuring process does not start.
     """
-    linear, skipped = _checked(ops, patterns, sparsities, dtypes)
+    layers, skipped = _checked(ops, patterns, sparsities, dtypes)
     _check_libraries(against)
     blocks, folder = check_patterns(patterns), ProgramFolder(Path(kernels))
-    groups = groups_of(linear, dtypes, blocks, sparsities)
+    groups = groups_of(layers, dtypes, blocks, sparsities)
     with GpuProcess(folder.path, timeout_s=timeout_s, budget_s=budget_s, device=device) as process:
         gpu = process.gpu()
-        lacking, warnings = _compiled(groups, gpu.arch, folder, progress)
+        shapes = [shape for group in groups for shape in shapes_of(group)]
+        lacking, warnings = compile_missing(shapes, gpu.arch, folder, stage(progress, "Compile"))
         subjects = {
             group: [subject for subject in subjects_of(group, against) if subject.variant not in lacking]
             for group in groups
@@ -99,20 +107,20 @@ def bench_gpu_kernels(
         "skipped": skipped
         + [
             {"op": op.key, "pattern": pattern, "reason": f"its weight matrix is only {matrix_size(op)}"}
-            for op in linear
+            for op in layers
             for pattern in blocks
             if not fits(op, pattern)
         ],
-        "warnings": warnings + _held_down(found),
+        "warnings": warnings + clock_warnings(row for rows in found.values() for row in rows),
     }
 
 
 def _checked(
     ops: Sequence[Op | str], patterns: Sequence[str], sparsities: Sequence[float], dtypes: Sequence[str]
-) -> tuple[list[LinearOp], list[dict[str, str]]]:
-    """The linear layers, and why the others are left out. Raises InputError."""
+) -> tuple[list[Op], list[dict[str, str]]]:
+    """The layers that our kernels compute, and why the others are left out. Raises InputError."""
     found = list(dict.fromkeys(parse_op(op) if isinstance(op, str) else op for op in ops))
-    linear = [op for op in found if isinstance(op, LinearOp)]
+    layers = [op for op in found if has_kernels(op)]
     check_patterns(patterns)
     for sparsity in sparsities:
         check_sparsity(sparsity)
@@ -121,13 +129,13 @@ def _checked(
             f"`dtype` on a GPU must be one of {', '.join(FORMATS)}, but got {unknown[0]!r}"
             f"{did_you_mean(unknown[0], FORMATS)}"
         )
-    if not linear or not dtypes:
+    if not layers or not dtypes:
         raise InputError(
-            "a benchmark on a GPU needs a linear layer and a dtype, but got none; name an op such as "
+            "a GPU needs a linear layer or a convolution of one group, and a dtype, but got none; name an op such as "
             "linear-t8192-i4096-o4096, and a dtype such as bfloat16"
         )
-    reason = "only linear layers are measured on a GPU"
-    return linear, [{"op": op.key, "pattern": "all", "reason": reason} for op in found if not isinstance(op, LinearOp)]
+    reason = "convolutions of several groups have no kernel on a GPU"
+    return layers, [{"op": op.key, "pattern": "all", "reason": reason} for op in found if not has_kernels(op)]
 
 
 def _check_libraries(names: Sequence[str]) -> None:
@@ -136,23 +144,6 @@ def _check_libraries(names: Sequence[str]) -> None:
             f"`against` must name libraries of {', '.join(LIBRARIES)} on a GPU, but got {', '.join(unknown)}"
             f"{did_you_mean(unknown[0], LIBRARIES)}"
         )
-
-
-def _compiled(
-    groups: Sequence[Group], arch: str, folder: ProgramFolder, progress: Progress | None
-) -> tuple[set[str], list[str]]:
-    """The keys of the kernels that there are not, and what to say of them."""
-    shapes = [shape for group in groups for shape in shapes_of(group)]
-    missing = {shape.key for shape in folder.missing(shapes, arch)}
-    if not missing:
-        return set(), []
-    if find_spec("tvm"):
-        failed = compile_ahead(shapes, arch, folder, progress=stage(progress, "Compile"))
-        return set(failed), [f"{key} is not measured: {error}" for key, error in failed.items()]
-    return missing, [
-        f"{len(missing)} kernels are not measured: {folder.path} lacks them for {arch} and this version of pruneaug, "
-        f"and TVM is not installed here; compile them with --compile-for {arch} where it is"
-    ]
 
 
 def _summary(group: Group, rows: Sequence[GpuRecord]) -> dict[str, Any]:
@@ -172,8 +163,8 @@ def _summary(group: Group, rows: Sequence[GpuRecord]) -> dict[str, Any]:
 
 
 def _best(rows: Sequence[GpuRecord]) -> GpuRecord | None:
-    ours = [row for row in rows if row.subject.library == RUNTIME_LIBRARY and row.choice_us is not None]
-    return min(ours, key=lambda row: row.choice_us or 0.0, default=None)
+    ours = by_speed(row for row in rows if row.subject.library == RUNTIME_LIBRARY)
+    return ours[0] if ours else None
 
 
 def _dense(rows: Sequence[GpuRecord]) -> GpuRecord | None:
@@ -230,14 +221,3 @@ def _relative(group: Group, library: str, ratio: float) -> LatencyRecord:
     return LatencyRecord(
         group.op, group.pattern, group.sparsity, library, "", group.dtype, 1, ratio, ratio, ratio, 1, 0.0, ""
     )
-
-
-def _held_down(found: Mapping[Group, Sequence[GpuRecord]]) -> list[str]:
-    """A warning if something held the clocks down after a group was timed."""
-    states = [row.state for rows in found.values() for row in rows if row.state]
-    reasons = {reason for state in states for reason in held_down(state["after"]["held_down_by"])}
-    if not reasons:
-        return []
-    clocks = [state["after"]["sm_mhz"] for state in states if state["after"]["sm_mhz"]]
-    at = f", at {median(clocks):.0f} MHz in the median" if clocks else ""
-    return [f"clocks were held down by {', '.join(sorted(reasons))}{at}; ratios within a group still compare"]

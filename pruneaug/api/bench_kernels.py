@@ -11,7 +11,6 @@ from typing import Any
 
 from pruneaug.api.bench_choices import check_patterns, check_sparsity, fits, matrix_size
 from pruneaug.api.job import Progress, stage
-from pruneaug.api.profiling import TIMEOUT_S
 from pruneaug.errors import InputError
 from pruneaug.kernels.lowp.formats import format_for
 from pruneaug.latency.break_even import break_even
@@ -115,7 +114,7 @@ def _measured(
         store = LatencyStore(Path(folder) / platform.name)
         result = profile_ops(
             ops, patterns, sparsities, platform, store,
-            timeout_s=TIMEOUT_S, measurer=measurer, libraries=libraries, progress=stage(progress, "Kernels"),
+            measurer=measurer, libraries=libraries, progress=stage(progress, "Kernels"),
         )  # fmt: skip
         return list(store.load()), result.warnings
 

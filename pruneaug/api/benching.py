@@ -21,7 +21,7 @@ from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_from_json
 from pruneaug.searcher.space import assigned_sparsity
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 BASELINES = tuple(RUNTIMES)
 

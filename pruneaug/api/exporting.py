@@ -11,13 +11,14 @@ from typing import Any
 from pruneaug.api.benching import BASELINES, compile_only, disturbances, measure
 from pruneaug.api.job import OpenJob, Progress, open_job
 from pruneaug.api.reporting import build_report, write_report
-from pruneaug.errors import RunError
+from pruneaug.errors import InputError, RunError
 from pruneaug.exporter.artifact import add_artifact, artifact_path
 from pruneaug.exporter.checkpoint import add_facts, write_checkpoint
 from pruneaug.latency.network import NetworkLatency, predict
 from pruneaug.platforms.load import busy
 from pruneaug.profiler.network import NetworkTime, Subject
 from pruneaug.profiler.remote.detect import warnings_of
+from pruneaug.profiler.rest import NOT_TIMED, times_networks
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.plan import plan_layers
 from pruneaug.searcher.dense import load_dense
@@ -56,6 +57,8 @@ def export(
 
 def export_job(job: OpenJob, run: RunDir, measured: bool = True, progress: Progress | None = None) -> Exported:
     """`export` for a job that is already open."""
+    if not times_networks(job.platform):
+        raise InputError(f"an export compiles and times the network on {job.platform.name}, but {NOT_TIMED}")
     with run.lock():
         if not run.info.exists():
             raise RunError(

@@ -18,10 +18,12 @@ from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import RUNTIME_LIBRARY, LatencyTable
 from pruneaug.network.layers import Network, find_layers
 from pruneaug.platforms import Platform, detect, match_platform, open_store, read_platform
+from pruneaug.platforms.cuda import detect_gpu, gpu_platform
 from pruneaug.platforms.remote import compiler_versions
 from pruneaug.platforms.stored import FILE_NAME as PLATFORM_FILE
 from pruneaug.profiler.plan import DENSE_LIBRARIES
 from pruneaug.profiler.remote.detect import detect_remote
+from pruneaug.profiler.rest import NOT_TIMED, times_networks
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import load_job, parse_job
 from pruneaug.spec.models import JobSpec
@@ -66,16 +68,26 @@ class OpenJob:
 
     @cached_property
     def platform(self) -> Platform:
-        """The machine that is measured. A remote device is asked, unless what is known of it lies beside its table."""
-        spec = self.spec.platform
+        """The machine that is measured. A GPU or a remote device is asked, unless what is known of it lies beside its
+        table; whoever measures compares them."""
+        spec, known = self.spec.platform, self._known_platform()
+        if spec.gpu is not None:
+            if known is not None and known.is_gpu and known.dtype == spec.dtype:
+                return known
+            return gpu_platform(detect_gpu(spec.gpu), dtype=spec.dtype, name=spec.name)
         if spec.remote is None:
             return detect(spec.threads, spec.name)
-        if spec.name is not None and (Path(spec.latency_db) / spec.name / PLATFORM_FILE).exists():
-            known = read_platform(Path(spec.latency_db) / spec.name)
-            if known.triple is not None and spec.threads in (None, known.threads):
-                # Whoever measures compares the device with it.
-                return replace(known, versions=compiler_versions())
+        if known is not None and known.triple is not None and spec.threads in (None, known.threads):
+            return replace(known, versions=compiler_versions())
         return detect_remote(spec.remote, spec.threads, spec.name)
+
+    def _known_platform(self) -> Platform | None:
+        """What lies beside the table of a platform that need not be at hand, by its name."""
+        spec = self.spec.platform
+        if spec.name is None or (spec.gpu is None and spec.remote is None):
+            return None
+        folder = Path(spec.latency_db) / spec.name
+        return read_platform(folder) if (folder / PLATFORM_FILE).exists() else None
 
     @property
     def libraries(self) -> tuple[str, ...]:
@@ -114,7 +126,7 @@ class OpenJob:
         if rest is None:
             raise LatencyTableError(
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
-                "run `pruneaug profile JOB` first"
+                + ("run `pruneaug profile JOB` first" if times_networks(self.platform) else NOT_TIMED)
             )
         return self.store.table().scaled(rest.layer_factor), rest.rest_us, warnings
 

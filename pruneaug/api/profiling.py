@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from pruneaug.api.bench_gpu import compile_gpu_kernels
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
+from pruneaug.errors import InputError
 from pruneaug.latency.rest import alike, sampled_sparsities, write_rest
 from pruneaug.network.layers import Network
+from pruneaug.network.ops import Op
+from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, has_kernels
+from pruneaug.profiler.cuda.process import GpuProcess
+from pruneaug.profiler.cuda.profile import profile_gpu
 from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.remote.detect import warnings_of
-from pruneaug.profiler.rest import measure_rest, sample_network
-from pruneaug.profiler.run import DEFAULT_MEASURER, REMOTE_MEASURER, ProfileResult, profile_ops, sole_profile
+from pruneaug.profiler.rest import NOT_TIMED, measure_rest, sample_network, times_networks
+from pruneaug.profiler.run import (
+    DEFAULT_MEASURER,
+    REMOTE_MEASURER,
+    TIMEOUT_S,
+    ProfileResult,
+    profile_ops,
+    sole_profile,
+)
 from pruneaug.searcher.rules import dense_ops, measured_choices
 from pruneaug.tasks.protocol import Task
 
-TIMEOUT_S = 120.0  # of silence: one cell takes well under a second, a large layer's reference some seconds
 _REMOTE_WAITS = 5  # timeouts of a device: its measuring process waits too, and tells more
 
 
@@ -25,8 +39,9 @@ def profile(
 ) -> ProfileResult:
     """Measure what the job's search can choose and has no time for yet, into the platform's latency table.
 
-    Then the network is run sparse, for what it takes beside its layers and what these take in it. What was measured is
-    kept at any stop. `measurer` is `package.module:attr`; none: this machine's, or the remote device's.
+    Then the network is run sparse, for what it takes beside its layers and what these take in it; not yet on a GPU,
+    which a warning says. What was measured is kept at any stop. `measurer` is `package.module:attr`; none: this
+    machine's CPU or GPU, or the remote device's.
     Raises InputError for a wrong job, MeasurementError if the platform cannot measure, StorageError.
     """
     return profile_job(open_job(job, task), measurer, progress)
@@ -34,35 +49,70 @@ def profile(
 
 def profile_job(job: OpenJob, measurer: str | None = None, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
-    dense_only = dense_ops(job.network, job.spec.space)  # a rule that matches no layer shows before hours of measuring
-    patterns, sparsities = measured_choices(job.network, job.spec.space)
-    result = profile_ops(
-        dict.fromkeys(layer.op for layer in job.network.layers),
-        patterns,
-        sparsities,
-        job.platform,
-        job.store,
-        dense_only=dense_only,
-        libraries=job.libraries,
-        progress=stage(progress, "Profile"),
-        **_how(job, measurer),
-    )
+    result = _profile_layers(job, measurer, progress)
+    if not times_networks(job.platform):
+        return replace(result, warnings=(*result.warnings, NOT_TIMED))
     with sole_profile(job.store.folder):
         if job.rest() is None:
             told = stage(progress, "Whole network")
             table = job.store.table()
-            choices = _sampled(job.network, patterns, sparsities)
+            choices = _sampled(job.network, *measured_choices(job.network, job.spec.space))
             sampled = sample_network(job.model, job.example_inputs, job.network, table, *choices)
             rest = measure_rest(sampled, job.platform, told, remote=job.spec.platform.remote)
             write_rest(job.store.folder, rest)
     return result
 
 
+def compile_job(job: Job, arch: str, *, task: Task | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Compile the kernels that `profile` measures for this job on a GPU of an architecture, such as "sm_90a", into the
+    job's folder of kernels; no GPU is needed.
+
+    Returns what `compile_gpu_kernels` returns. Raises InputError for a wrong job or architecture, or one on a CPU.
+    """
+    opened = open_job(job, task)
+    spec = opened.spec.platform
+    if spec.gpu is None:
+        raise InputError(
+            "kernels are compiled for a job that runs on a GPU, but its platform.device is cpu; set it to cuda"
+        )
+    patterns, _ = measured_choices(opened.network, opened.spec.space)
+    return compile_gpu_kernels(
+        [layer.op for layer in opened.network.layers],
+        patterns=patterns,
+        dtypes=[spec.dtype],
+        arch=arch,
+        kernels=spec.kernels,
+        layouts=NETWORK_LAYOUTS,
+        progress=progress,
+    )
+
+
+def _profile_layers(job: OpenJob, measurer: str | None, progress: Progress | None) -> ProfileResult:
+    spec, ops = job.spec.platform, dict.fromkeys(layer.op for layer in job.network.layers)
+    dense_only = _dense_only(job)  # a rule that matches no layer shows before hours of measuring
+    patterns, sparsities = measured_choices(job.network, job.spec.space)
+    cells = (ops, patterns, sparsities, job.platform, job.store)
+    told = stage(progress, "Profile")
+    if spec.gpu is not None and measurer is None:
+        compiling = stage(progress, "Compile")
+        with GpuProcess(Path(spec.kernels), index=spec.gpu) as process:
+            return profile_gpu(*cells, process, dense_only=dense_only, compiling=compiling, progress=told)
+    return profile_ops(*cells, dense_only=dense_only, libraries=job.libraries, progress=told, **_how(job, measurer))
+
+
+def _dense_only(job: OpenJob) -> frozenset[Op]:
+    """The ops that are measured dense only: by the job's rules, or for lack of kernels on a GPU."""
+    found = dense_ops(job.network, job.spec.space)
+    if job.spec.platform.gpu is None:
+        return found
+    return found | {layer.op for layer in job.network.layers if not has_kernels(layer.op)}
+
+
 def _how(job: OpenJob, measurer: str | None) -> dict[str, Any]:
     """How a job's platform is measured, as keyword arguments of `profile_ops`."""
     remote = job.spec.platform.remote
     if measurer is not None or remote is None:
-        return {"measurer": measurer or DEFAULT_MEASURER, "timeout_s": TIMEOUT_S}
+        return {"measurer": measurer or DEFAULT_MEASURER}
     return {
         "measurer": REMOTE_MEASURER,
         "options": {"remote": remote.model_dump(mode="json")},
@@ -84,7 +134,7 @@ def cells_to_measure(job: OpenJob) -> tuple[int, int]:
     """(cells without a time, cells in all) of the job's profile."""
     ops = [layer.op for layer in job.network.layers]
     patterns, sparsities = measured_choices(job.network, job.spec.space)
-    dense_only = dense_ops(job.network, job.spec.space)
+    dense_only = _dense_only(job)
     return (
         len(plan(ops, patterns, sparsities, job.store, job.libraries, dense_only)),
         len(wanted(ops, patterns, sparsities, job.libraries, dense_only)),

@@ -1,4 +1,4 @@
-"""`bench kernels --device cuda`: its part of the command, and its table."""
+"""What the commands print and ask of a GPU: `bench kernels --device cuda`, and `--compile-for`."""
 
 from __future__ import annotations
 
@@ -46,10 +46,19 @@ def run_on_gpu(
             result = bench_gpu_kernels(ops, **common, **measured)
         else:
             result = compile_gpu_kernels(ops, arch=compile_for, **common)
+    if compile_for is not None:
+        compiled_summary(result, kernels, as_json)
+    else:
+        print_json(result) if as_json else console().print(gpu_table(result))
+
+
+def compiled_summary(result: Mapping[str, Any], folder: str, as_json: bool) -> None:
+    """Print how many kernels there are in a folder now, and which could not be compiled."""
     if as_json:
         print_json(result)
-    else:
-        console().print(gpu_table(result) if compile_for is None else _compiled(result, kernels))
+        return
+    lines = [f"{result['kernels']} kernels for {result['arch']} in {folder}"]
+    console().print(Text("\n".join(lines + [f"failed: {key}: {error}" for key, error in result["failed"].items()])))
 
 
 def gpu_table(result: Mapping[str, Any]) -> RenderableType:
@@ -102,8 +111,3 @@ def _cells(row: Mapping[str, Any], group: Mapping[str, Any], speedup: float | No
 
 def _since(sparsity: float | None) -> str:
     return "at no measured sparsity" if sparsity is None else f"from {sparsity:.0%} sparsity"
-
-
-def _compiled(result: Mapping[str, Any], folder: str) -> RenderableType:
-    lines = [f"{result['kernels']} kernels for {result['arch']} in {folder}"]
-    return Text("\n".join(lines + [f"failed: {key}: {error}" for key, error in result["failed"].items()]))

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from pruneaug import api
+from pruneaug.api.profiling import compile_job
 from pruneaug.api.reporting import compare, write_page
 from pruneaug.api.reporting import report as read_report
+from pruneaug.cli.gpu import compiled_summary
 from pruneaug.cli.interrupts import stoppable
 from pruneaug.cli.output import Job, Json, Run, Set, console, print_json, say
 from pruneaug.cli.tables import plan_table, profile_summary, search_summary
@@ -25,12 +27,25 @@ def run(job: Job, set_: Set = None, as_json: Json = False) -> None:
     _finish(exported.report, spec.run, as_json)
 
 
-def profile(job: Job, set_: Set = None, as_json: Json = False) -> None:
+def profile(
+    job: Job,
+    set_: Set = None,
+    compile_for: Annotated[
+        str | None, typer.Option(help="Only compile the job's kernels for a GPU, such as sm_90a; no GPU is needed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Measure this machine for the layers of the job's network. A second profile measures only what is missing."""
     spec = load_job(job, set_ or ())
     with stoppable(Progress()) as progress:
-        result = api.profile(spec, progress=progress.update)
-    profile_summary(result, as_json)
+        if compile_for is not None:
+            compiled = compile_job(spec, compile_for, progress=progress.update)
+        else:
+            result = api.profile(spec, progress=progress.update)
+    if compile_for is not None:
+        compiled_summary(compiled, spec.platform.kernels, as_json)
+    else:
+        profile_summary(result, as_json)
 
 
 def search(

@@ -16,7 +16,9 @@ from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice, parse_pattern
 _SAME_SPARSITY = 1e-6
 
 RUNTIME_LIBRARY = "tvm"
-"""The library that a compiled network runs on. Libraries are not mixed: the threads of one keep the other's waiting."""
+"""The library that a compiled network runs on. Libraries are not mixed: the threads of one keep the other's waiting.
+
+On a GPU they are: a dense layer of this library may be PyTorch's there, as its record's variant says."""
 
 CellKey = tuple[Op, str, float, str]
 """(op, pattern, sparsity, library)."""

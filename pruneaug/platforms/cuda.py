@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pruneaug.errors import InputError
-from pruneaug.platforms.detect import installed, named
-from pruneaug.platforms.gpu_state import gpu_state
+from pruneaug.platforms.detect import check_name, installed, named
+from pruneaug.platforms.gpu_state import gpu_limits, gpu_state
 from pruneaug.platforms.platform import Platform
 
 _VERSIONED = ("apache-tvm", "cuda-bindings", "nvidia-cuda-nvrtc", "pruneaug", "torch")
@@ -28,6 +28,9 @@ class Gpu:
     memory_bytes: int
     driver: str | None = None
     cuda: str | None = None  # the version that PyTorch is built for
+    most_sm_mhz: float | None = None  # to which clocks may rise
+    most_memory_mhz: float | None = None
+    most_power_w: float | None = None
 
     @property
     def arch(self) -> str:
@@ -45,17 +48,25 @@ class Gpu:
             "L2 bytes": self.l2_bytes,
             "memory bytes": self.memory_bytes,
             "driver": self.driver,
+            "largest SM MHz": self.most_sm_mhz,
+            "largest memory MHz": self.most_memory_mhz,
+            "largest power W": self.most_power_w,
         }
 
 
 def detect_gpu(index: int = 0) -> Gpu:
-    """The GPU of this number among those that PyTorch sees. Raises InputError if there is none."""
+    """The GPU of this number among those that PyTorch sees. Raises InputError if there is no such GPU."""
     import torch  # here, because it takes seconds
 
     if not torch.cuda.is_available():
         raise InputError(f"device 'cuda' needs a GPU that PyTorch can use, but {cuda_obstacle(torch.version.cuda)}")
+    if index >= (count := torch.cuda.device_count()):
+        raise InputError(
+            f"device 'cuda:{index}' must be one of the {count} GPUs that PyTorch sees, counted from 0; choose another"
+        )
     facts = torch.cuda.get_device_properties(index)
     uuid = f"GPU-{facts.uuid}"
+    limits = gpu_limits(uuid)
     return Gpu(
         facts.name,
         uuid,
@@ -65,6 +76,9 @@ def detect_gpu(index: int = 0) -> Gpu:
         facts.total_memory,
         gpu_state(uuid).driver,
         torch.version.cuda,
+        limits.sm_mhz,
+        limits.memory_mhz,
+        limits.power_w,
     )
 
 
@@ -73,7 +87,10 @@ def gpu_platform(gpu: Gpu, *, dtype: str, name: str | None = None) -> Platform:
 
     Its fields are those of every platform: `cpu` is the GPU's name, `arch` its architecture as CUDA names it, `cores`
     its multiprocessors. The number of threads is 1: one host thread starts the kernels.
+
+    Raises SpecError for a name that is no folder name.
     """
+    check_name(name)
     versions = {"cuda": gpu.cuda, "driver": gpu.driver}
     found = Platform(
         name=name or "",

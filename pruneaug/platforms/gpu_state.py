@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 _TIMEOUT_S = 20
-_FIELDS = "clocks.sm,clocks.mem,power.draw,temperature.gpu,clocks_event_reasons.active,driver_version"
+_STATE = (
+    "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "clocks_event_reasons.active", "driver_version",
+)  # fmt: skip
+_LIMITS = ("clocks.max.sm", "clocks.max.mem", "enforced.power.limit")
 _REASONS: Mapping[int, str] = {  # bits of NVML's nvmlClocksEventReasons
     0x1: "idle",
     0x2: "clocks set by an application",
@@ -21,6 +24,7 @@ _REASONS: Mapping[int, str] = {  # bits of NVML's nvmlClocksEventReasons
     0x100: "clocks set for a display",
 }
 _HARMLESS = frozenset({"idle"})
+Reading = TypeVar("Reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,23 @@ class GpuState:
         return {**asdict(self), "held_down_by": None if self.held_down_by is None else list(self.held_down_by)}
 
 
-_UNKNOWN = GpuState(None, None, None, None, None, None)
+@dataclass(frozen=True, slots=True)
+class GpuLimits:
+    """How far clocks and power may rise; what the driver does not tell is None."""
+
+    sm_mhz: float | None
+    memory_mhz: float | None
+    power_w: float | None
 
 
 def gpu_state(gpu: str) -> GpuState:
     """Of the GPU with this UUID ("GPU-..."), by NVML if the package nvidia-ml-py is there, else by nvidia-smi."""
-    try:
-        import pynvml
-    except ImportError:
-        return _by_smi(gpu)
-    try:
-        return _by_nvml(pynvml, gpu)
-    except (pynvml.NVMLError, AttributeError):  # no answer, or another version of the package
-        return _by_smi(gpu)
+    return _by_nvml(gpu, _state_by_nvml) or _state_by_smi(gpu)
+
+
+def gpu_limits(gpu: str) -> GpuLimits:
+    """Of the GPU with this UUID, asked for as `gpu_state` asks."""
+    return _by_nvml(gpu, _limits_by_nvml) or GpuLimits(*map(_number, _by_smi(gpu, _LIMITS)))
 
 
 def held_down(reasons: Sequence[str] | None) -> tuple[str, ...]:
@@ -58,35 +66,58 @@ def held_down(reasons: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(reason for reason in reasons or () if reason not in _HARMLESS)
 
 
-def _by_nvml(nvml: Any, gpu: str) -> GpuState:
-    nvml.nvmlInit()
+def _by_nvml(gpu: str, read: Callable[[Any, Any], Reading]) -> Reading | None:
+    """What `read` reads of a GPU by NVML and its handle; None if NVML does not tell."""
     try:
-        handle = nvml.nvmlDeviceGetHandleByUUID(gpu)
-        return GpuState(
-            float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
-            nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-            float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            _reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
-            str(nvml.nvmlSystemGetDriverVersion()),
-        )
-    finally:
-        nvml.nvmlShutdown()
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        try:
+            return read(pynvml, pynvml.nvmlDeviceGetHandleByUUID(gpu))
+        finally:
+            pynvml.nvmlShutdown()
+    except (pynvml.NVMLError, AttributeError):  # no answer, or another version of the package
+        return None
 
 
-def _by_smi(gpu: str) -> GpuState:
-    command = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
+def _state_by_nvml(nvml: Any, handle: Any) -> GpuState:
+    return GpuState(
+        float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+        nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+        _reasons(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
+        str(nvml.nvmlSystemGetDriverVersion()),
+    )
+
+
+def _limits_by_nvml(nvml: Any, handle: Any) -> GpuLimits:
+    return GpuLimits(
+        float(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+        float(nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+        nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1e3,
+    )
+
+
+def _state_by_smi(gpu: str) -> GpuState:
+    sm, memory, power, temperature, active, driver = _by_smi(gpu, _STATE)
+    bits = active.removeprefix("0x")
+    reasons = _reasons(int(bits, 16)) if bits and set(bits.lower()) <= set("0123456789abcdef") else None
+    return GpuState(_number(sm), _number(memory), _number(power), _number(temperature), reasons, driver or None)
+
+
+def _by_smi(gpu: str, fields: tuple[str, ...]) -> list[str]:
+    """The values of these fields by nvidia-smi; empty texts if it does not tell."""
+    command = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    nothing = [""] * len(fields)
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return _UNKNOWN
+        return nothing
     values = [value.strip() for value in answer.stdout.strip().split(",")]
-    if answer.returncode or len(values) != len(_FIELDS.split(",")):
-        return _UNKNOWN
-    sm, memory, power, temperature = map(_number, values[:4])
-    bits = values[4].removeprefix("0x")
-    reasons = _reasons(int(bits, 16)) if bits and set(bits.lower()) <= set("0123456789abcdef") else None
-    return GpuState(sm, memory, power, temperature, reasons, values[5])
+    return nothing if answer.returncode or len(values) != len(fields) else values
 
 
 def _reasons(bits: int) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from pruneaug.errors import LatencyTableError
 
+GPU_ARCH = "sm_"
+"""What CUDA's names of architectures begin with."""
 _HARDWARE = ("cpu", "arch", "isa", "cores", "caches", "threads", "dtype")
 
 
@@ -18,16 +20,21 @@ class Platform:
     """One machine as it runs a network; `versions` are those of the packages that decide the kernels' speed."""
 
     name: str  # folder name in the latency database
-    cpu: str  # model, with family and stepping where the machine tells them
-    arch: str  # "x86_64" or "aarch64"
+    cpu: str  # model, with family and stepping where the machine tells them; or the name of a GPU
+    arch: str  # "x86_64" or "aarch64"; "sm_90a" and the like of a GPU
     isa: tuple[str, ...]  # the vector extensions that matter: "avx2", "avx512f", "neon", ...
-    cores: int  # physical cores this process may use
+    cores: int  # physical cores this process may use; multiprocessors of a GPU
     threads: int
     caches: tuple[tuple[str, int], ...]  # ("L1d", bytes), ("L2", bytes), ... of one instance
     dtype: str = "float32"
     mcpu: str | None = None  # the compiler's name of the CPU
     versions: tuple[tuple[str, str], ...] = ()
     triple: str | None = None  # the compiler's name of the machine, if it is another one than this
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether networks run on an NVIDIA GPU."""
+        return self.arch.startswith(GPU_ARCH)
 
     @property
     def vector_lanes(self) -> int:

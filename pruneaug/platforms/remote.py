@@ -21,7 +21,7 @@ from pruneaug.platforms.detect import (
 )
 from pruneaug.platforms.load import frequency_warnings
 from pruneaug.platforms.platform import Platform
-from pruneaug.spec.models import HardwareSpec
+from pruneaug.spec.platform import HardwareSpec
 
 ARCHITECTURES = ("aarch64", "x86_64")
 _COMPILERS = ("apache-tvm", "pruneaug")  # whose versions decide the kernels' speed

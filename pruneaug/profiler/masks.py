@@ -41,11 +41,12 @@ def synthetic_masks(network: Network, assignment: Assignment) -> dict[str, torch
             shape = layer.op.matrix_shape
             scores = synthetic_scores(shape, choice.pattern, torch.Generator().manual_seed(0))
             matrix = expand_blocks(keep_largest(scores, choice.sparsity), choice.pattern, shape)
-            masks[layer.name] = weight_from_matrix(matrix, _weight_shape(layer.op))
+            masks[layer.name] = weight_from_matrix(matrix, weight_shape(layer.op))
     return masks
 
 
-def _weight_shape(op: Op) -> tuple[int, ...]:
+def weight_shape(op: Op) -> tuple[int, ...]:
+    """Of the weight that PyTorch's layer has."""
     if isinstance(op, Conv2dOp):
         return (op.out_channels, op.in_channels // op.groups, *op.kernel)
     return op.matrix_shape

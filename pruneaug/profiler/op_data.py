@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from pruneaug.network.ops import LinearOp, Op
-from pruneaug.profiler.masks import keep_largest, synthetic_scores
+from pruneaug.profiler.masks import keep_largest, synthetic_scores, weight_shape
 from pruneaug.profiler.reference import Reference
 from pruneaug.sparsity.masks import expand_blocks
 from pruneaug.sparsity.matrix import weight_from_matrix
@@ -49,14 +49,26 @@ class OpData:
 
     def output(self, mask: torch.Tensor) -> torch.Tensor:
         """The op's output under a mask, as PyTorch computes it."""
-        op, matrix = self.op, self.matrix * mask
-        if isinstance(op, LinearOp):
-            return F.linear(self.x, matrix, self.bias)
-        weight = weight_from_matrix(matrix, (op.out_channels, op.in_channels // op.groups, *op.kernel))
-        top, left, bottom, right = op.padding
-        padded = F.pad(self.x, (left, right, top, bottom))
-        return F.conv2d(padded, weight, self.bias, op.stride, 0, op.dilation, op.groups)
+        return layer_output(self.op, self.x, layer_weight(self.op, self.matrix * mask), self.bias)
 
     def relative_error(self, result: torch.Tensor, mask: torch.Tensor) -> float:
         """Of a result under a mask, against float64 (see `Reference`)."""
         return self._reference.relative_error(result, self.matrix * mask, self.bias)
+
+
+def layer_weight(op: Op, matrix: torch.Tensor) -> torch.Tensor:
+    """A weight matrix [N, K] as the weight of PyTorch's layer."""
+    return weight_from_matrix(matrix, weight_shape(op))
+
+
+def layer_output(op: Op, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """What PyTorch computes in the dtype of these, from a weight as `layer_weight` makes it.
+
+    `x` is [tokens, in_features] or [batch, channels, height, width], in any order in memory.
+    """
+    if isinstance(op, LinearOp):
+        return F.linear(x, weight, bias)
+    top, left, bottom, right = op.padding
+    if (top, left) == (bottom, right):
+        return F.conv2d(x, weight, bias, op.stride, (top, left), op.dilation, op.groups)
+    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, op.stride, 0, op.dilation, op.groups)

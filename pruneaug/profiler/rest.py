@@ -21,8 +21,9 @@ from pruneaug.profiler.network import NetworkTime, Progress, Subject, time_netwo
 from pruneaug.profiler.remote.network import time_remotely
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_layers
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
+NOT_TIMED = "whole networks are not compiled and timed on a GPU yet, only their layers; choose device: cpu for that"
 _ROUNDS = 5
 
 
@@ -75,6 +76,11 @@ def sample_network(
         layers_us.append(predict(network, choices, table, 0.0).total_us)
     digest = network_digest(subjects[0].program, network)
     return Sampled(digest, pattern, tuple(sparsities), tuple(layers_us), tuple(subjects))
+
+
+def times_networks(platform: Platform) -> bool:
+    """Whether whole networks are compiled and timed on a platform: on a GPU not yet."""
+    return not platform.is_gpu
 
 
 def measure_rest(

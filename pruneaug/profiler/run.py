@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pruneaug.errors import RunError
 from pruneaug.files import storage_errors
@@ -29,6 +29,8 @@ from pruneaug.profiler.sharing import share
 DEFAULT_MEASURER = "pruneaug.profiler.measure:Measurer"
 REMOTE_MEASURER = "pruneaug.profiler.remote.measure:RemoteMeasurer"
 
+TIMEOUT_S = 120.0  # of silence: one cell takes well under a second, a large layer's reference some seconds
+
 Progress = Callable[[int, int, str], None]
 """(cells done, cells in all, what was measured last)."""
 
@@ -43,6 +45,14 @@ class ProfileResult:
     warnings: tuple[str, ...]
 
 
+class TaskWorker(Protocol):
+    """Measures tasks, in processes that these may break."""
+
+    def measure(self, task: Task) -> Iterator[LatencyRecord]:
+        """The task's records as they come, at most one for each cell. Raises TaskFailure if the next task may work."""
+        ...
+
+
 def profile_ops(
     ops: Iterable[Op],
     patterns: Sequence[str],
@@ -50,8 +60,8 @@ def profile_ops(
     platform: Platform,
     store: LatencyStore,
     *,
-    timeout_s: float,
-    measurer: str = DEFAULT_MEASURER,
+    measurer: str | TaskWorker = DEFAULT_MEASURER,
+    timeout_s: float = TIMEOUT_S,
     libraries: Sequence[str] = DENSE_LIBRARIES,
     dense_only: Collection[Op] = (),
     options: Mapping[str, Any] | None = None,
@@ -61,10 +71,11 @@ def profile_ops(
 ) -> ProfileResult:
     """Measure the cells of these ops that the store has no time for.
 
-    `timeout_s` is the longest silence of the measuring process before it counts as hung. `libraries` are those that it
-    times dense, the ops of `dense_only` are timed with no pattern, and `options` are the measurer's keyword arguments.
-    `workers` measuring processes share the ops, which needs a device for each; `observed` tells why times may be wrong,
-    if it is not this machine that measures.
+    `measurer` is the `package.module:attr` of a `Measurer`, for which processes are started, or what measures tasks in
+    its own way. `timeout_s` is the longest silence of such a process before it counts as hung, and `options` are the
+    `Measurer`'s keyword arguments. `libraries` are those that are timed dense, and the ops of `dense_only` are timed
+    with no pattern. `workers` measuring processes share the ops, which needs a device for each; `observed` tells why
+    times may be wrong, if it is not this machine's CPU that measures.
     A cell that crashes, hangs or fails becomes a record with an error and is tried again by the next profile. Stopping
     at any moment, however rudely, loses no record that was reported.
 
@@ -80,11 +91,15 @@ def profile_ops(
             warnings += (observed or busy)()
         failed: list[LatencyRecord] = []
         tasks = [Task(op, tuple(group), platform, options or {}) for op, group in groupby(cells, lambda cell: cell.op)]
-        processes = [
-            stack.enter_context(WorkerProcess(platform, measurer, timeout_s))
-            for _ in range(max(1, min(workers, len(tasks))))
-        ]
-        records = share(tasks, [partial(_measure, process) for process in processes])
+        started: list[TaskWorker] = (
+            [measurer]
+            if not isinstance(measurer, str)
+            else [
+                stack.enter_context(WorkerProcess(platform, measurer, timeout_s))
+                for _ in range(max(1, min(workers, len(tasks))))
+            ]
+        )
+        records = share(tasks, [partial(_measure, worker) for worker in started])
         for done, record in enumerate(records, 1):
             store.append(record)
             if record.error is not None:
@@ -95,7 +110,7 @@ def profile_ops(
     return ProfileResult(len(cells) - len(failed), reused, tuple(failed), warnings)
 
 
-def _measure(worker: WorkerProcess, task: Task) -> Iterator[LatencyRecord]:
+def _measure(worker: TaskWorker, task: Task) -> Iterator[LatencyRecord]:
     """Exactly one record for each cell of the task.
 
     After a failure each cell without a record is tried alone: a measurer may work on several cells at once, so only

@@ -5,13 +5,13 @@ from pruneaug.spec.models import (
     FineTuneSpec,
     JobSpec,
     LayerRule,
-    PlatformSpec,
     PlugIn,
     SearchSpec,
     SpaceSpec,
     TaskSpec,
     TrainSpec,
 )
+from pruneaug.spec.platform import PlatformSpec
 from pruneaug.spec.resolve import dump_job, hide_password, job_digest, public_settings, result_settings
 from pruneaug.spec.schema import initial_job, json_schema, reference_markdown
 

@@ -8,7 +8,8 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from pruneaug.registry import did_you_mean
-from pruneaug.spec.models import JobSpec, Spec
+from pruneaug.spec.base import Spec
+from pruneaug.spec.models import JobSpec
 
 Step = str | int
 

@@ -1,39 +1,15 @@
-"""The spec: what a job, a platform and a search space say. Every default of pruneaug is written here, once."""
+"""The spec: what a job and a search space say. Every default of pruneaug is written here or in `platform`, once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pruneaug.errors import InputError
 from pruneaug.sparsity.patterns import parse_pattern
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Spec(BaseModel):
-    """Base of all spec sections: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, ser_json_inf_nan="constants")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_sections(cls, data: Any) -> Any:
-        """Complete a section given in part, or as null, from that section's own default.
-
-        Without this, `finetune: {trial: {epochs: 2}}` would silently swap the trial's learning rate for TrainSpec's.
-        """
-        if not isinstance(data, Mapping):
-            return data
-        filled = dict(data)
-        for key, field in cls.model_fields.items():
-            default = None if field.is_required() else field.get_default(call_default_factory=True)
-            if isinstance(default, Spec) and (filled.get(key) is None or isinstance(filled[key], Mapping)):
-                filled[key] = {**default.model_dump(exclude_unset=True), **(filled.get(key) or {})}
-        return filled
+from pruneaug.spec.base import Fraction, Positive, Spec
+from pruneaug.spec.platform import PlatformSpec
 
 
 class PlugIn(Spec):
@@ -92,72 +68,6 @@ class TaskSpec(Spec):
         default=None, description="Trained weights (.safetensors, or a torch state_dict); null: train first"
     )
     train: TrainSpec = Field(default_factory=TrainSpec, description="The dense training, when there is no checkpoint")
-
-
-class HardwareSpec(Spec):
-    """Facts of a device that it does not tell itself; what stands here goes before what it tells."""
-
-    arch: Literal["aarch64", "x86_64"] | None = Field(default=None, description="Instruction set, as `uname -m` says")
-    cpu: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="The CPU's model, in any words")
-    isa: list[Literal["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "neon", "sve"]] | None = Field(
-        default=None, description="Vector extensions that kernels may use"
-    )
-    cores: Positive | None = Field(default=None, description="Physical cores that a network may use")
-    caches: dict[str, Positive] | None = Field(
-        default=None, description="Bytes of one data cache of each level: `L1d`, `L2`, `L3`"
-    )
-    mcpu: str | None = Field(default=None, description="LLVM's name of the CPU, such as `cortex-a72`")
-
-
-class RemoteSpec(Spec):
-    """A device that is reached over TVM's RPC, where kernels and networks are measured."""
-
-    address: str = Field(description="`host:port` of the device's RPC server, or of a tracker")
-    tracker_key: Annotated[str, Field(pattern=r"^[^\s:]+$")] | None = Field(
-        default=None, description="The key of equal devices at the tracker at `address`; null: `address` is the device"
-    )
-    devices: Positive = Field(default=1, description="Devices of the tracker that share a profile; 1 without a tracker")
-    timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=120.0, description="Longest wait for a free device, and for one measurement on it"
-    )
-    compiler: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None,
-        description="C compiler for the device, with options if any; null: `cc` on a machine of its kind, else "
-        "`aarch64-linux-gnu-gcc` or `x86_64-linux-gnu-gcc`",
-    )
-    hardware: HardwareSpec = Field(
-        default_factory=HardwareSpec, description="Facts of the device that it does not tell itself"
-    )
-
-    @field_validator("address")
-    @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535 or "/" in host:
-            raise ValueError(f"an address must read `host:port`, such as raspberrypi.local:9090, but got {value!r}")
-        return value
-
-    @model_validator(mode="after")
-    def _several_by_tracker(self) -> RemoteSpec:
-        if self.devices > 1 and self.tracker_key is None:
-            raise ValueError(
-                f"only a tracker knows several devices, but got devices: {self.devices} without tracker_key; give the "
-                "tracker's address and its key, or leave `devices` out"
-            )
-        return self
-
-
-class PlatformSpec(Spec):
-    """The machine that the network will run on."""
-
-    name: str | None = Field(
-        default=None, description="Folder name in the latency database; null: made from the detected hardware"
-    )
-    threads: Positive | None = Field(default=None, description="CPU threads of the network; null: all cores")
-    batch: Positive = Field(default=1, description="Batch size of the network whose latency is minimised")
-    dtype: Literal["float32"] = Field(default="float32", description="Number format of weights and activations")
-    latency_db: str = Field(default="latency_db", description="Folder of the latency tables")
-    remote: RemoteSpec | None = Field(default=None, description="A device to measure on; null: this machine")
 
 
 class ChoiceSpec(Spec):

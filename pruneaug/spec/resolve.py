@@ -17,6 +17,8 @@ from pruneaug.spec.models import JobSpec
 _PASSWORDS = (r"(://[^:/@]*:).*(?=@)", r"([?&](?:password|passwd|pwd)=)[^&]*")
 NO_RESULT = (
     "run",
+    "platform.device",
+    "platform.kernels",
     "platform.latency_db",
     "platform.remote.address",
     "platform.remote.compiler",

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from pruneaug.spec.base import Spec
 from pruneaug.spec.extends import KEY
 from pruneaug.spec.fields import section_of, walk
-from pruneaug.spec.models import JobSpec, PlugIn, Spec, TaskSpec
+from pruneaug.spec.models import JobSpec, PlugIn, TaskSpec
 
 _INTRODUCTION = """\
 # The spec

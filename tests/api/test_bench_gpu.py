@@ -25,7 +25,7 @@ SETTINGS = {"patterns": ["block:16x16", "block:64x64"], "sparsities": [0.5], "dt
 @pytest.fixture
 def with_fakes(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "profiler" / "cuda"))
-    monkeypatch.setattr(module, "find_spec", lambda package: None)
+    monkeypatch.setattr("pruneaug.profiler.cuda.programs.find_spec", lambda package: None)
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_compiling_ahead_is_asked_for_the_kernels_that_are_measured(monkeypatch,
             {"dtypes": ["float64"]},
             "`dtype` on a GPU must be one of float16, bfloat16, tf32, float32, but got 'float64'",
         ),
-        ({"dtypes": []}, "needs a linear layer and a dtype"),
+        ({"dtypes": []}, "needs a linear layer or a convolution of one group, and a dtype"),
         ({"against": ["cublas"]}, "`against` must name libraries of torch, torch-2:4 on a GPU, but got cublas"),
         ({"sparsities": [1.0]}, r"a sparsity must lie in \[0, 1\), but got 1"),
         ({"patterns": ["dense"]}, "dense is measured in any case"),
@@ -206,11 +206,12 @@ def test_a_wrong_request_is_one_error(bench, request_, message):
         bench(**{"device": "fake_gpu:faulty", **request_})
 
 
-def test_a_convolution_is_left_out_by_name(with_fakes, tmp_path, monkeypatch):
+def test_a_convolution_of_several_groups_is_left_out_by_name(with_fakes, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "GpuProcess", SameProcess)
     monkeypatch.setattr(module, "profile_groups", lambda *given: {})
-    conv = Conv2dOp(1, 8, 8, 5, 5, (3, 3))
+    conv = Conv2dOp(1, 8, 8, 5, 5, (3, 3), groups=2)
     result = bench_gpu_kernels([OP, conv.key], **SETTINGS, kernels=tmp_path, records=tmp_path / "times.jsonl")
-    assert {"op": conv.key, "pattern": "all", "reason": "only linear layers are measured on a GPU"} in result["skipped"]
-    with pytest.raises(InputError, match="needs a linear layer"):
+    reason = "convolutions of several groups have no kernel on a GPU"
+    assert {"op": conv.key, "pattern": "all", "reason": reason} in result["skipped"]
+    with pytest.raises(InputError, match="needs a linear layer or a convolution of one group"):
         compile_gpu_kernels([conv], patterns=["block:16x16"], dtypes=["tf32"], arch="sm_80", kernels=tmp_path)

@@ -15,7 +15,7 @@ from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import write_platform
 from pruneaug.profiler.network import NetworkTime, Subject
 from pruneaug.profiler.run import REMOTE_MEASURER, ProfileResult
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 from pruneaug.testing.platform import ANALYTIC_PLATFORM
 
 PI = replace(

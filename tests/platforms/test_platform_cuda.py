@@ -10,13 +10,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from pruneaug.errors import InputError
+from pruneaug.errors import InputError, SpecError
 from pruneaug.platforms import Platform, detect
 from pruneaug.platforms.cuda import Gpu, detect_gpu, gpu_platform
 from pruneaug.platforms.doctor import cuda_state
-from pruneaug.platforms.gpu_state import GpuState, gpu_state, held_down
+from pruneaug.platforms.gpu_state import GpuLimits, GpuState, gpu_limits, gpu_state, held_down
 
-H100 = Gpu("NVIDIA H100 80GB HBM3", "GPU-1", (9, 0), 132, 50 << 20, 80 << 30, "580.1", "13.0")
+LIMITS = GpuLimits(1980.0, 2619.0, 700.0)
+H100 = Gpu("NVIDIA H100 80GB HBM3", "GPU-1", (9, 0), 132, 50 << 20, 80 << 30, "580.1", "13.0", 1980.0, 2619.0, 700.0)
 
 
 @pytest.mark.parametrize(("capability", "arch"), [((8, 0), "sm_80"), ((8, 9), "sm_89"), ((9, 0), "sm_90a")])
@@ -59,6 +60,7 @@ def one_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: facts)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr("pruneaug.platforms.cuda.gpu_state", lambda uuid: GpuState(*[None] * 5, "580.1"))
+    monkeypatch.setattr("pruneaug.platforms.cuda.gpu_limits", lambda uuid: LIMITS)
 
 
 def test_doctor_shows_what_pytorch_tells_of_a_gpu(one_gpu):
@@ -70,8 +72,19 @@ def test_doctor_shows_what_pytorch_tells_of_a_gpu(one_gpu):
         {
             "name": H100.name, "compute capability": "9.0", "arch": "sm_90a", "multiprocessors": 132,
             "L2 bytes": 50 << 20, "memory bytes": 80 << 30, "driver": "580.1",
+            "largest SM MHz": 1980.0, "largest memory MHz": 2619.0, "largest power W": 700.0,
         }
     ]  # fmt: skip
+
+
+def test_a_gpu_that_is_not_there_is_an_error_with_the_number_of_those_that_are(one_gpu):
+    with pytest.raises(InputError, match="'cuda:1' must be one of the 1 GPUs that PyTorch sees, counted from 0"):
+        detect_gpu(1)
+
+
+def test_a_platforms_name_is_a_folder_name():
+    with pytest.raises(SpecError, match=r"platform\.name must be letters"):
+        gpu_platform(H100, dtype="float16", name="../up")
 
 
 def test_without_a_gpu_the_reason_is_told(monkeypatch):
@@ -101,6 +114,8 @@ def nvml(fails=False):
     module.nvmlDeviceGetTemperature = lambda handle, kind: 60
     module.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x24
     module.nvmlSystemGetDriverVersion = lambda: "580.1"
+    module.nvmlDeviceGetMaxClockInfo = lambda handle, kind: {1: 1980, 2: 2619}[kind]
+    module.nvmlDeviceGetEnforcedPowerLimit = lambda handle: 700000
     return module
 
 
@@ -121,6 +136,7 @@ def test_nvml_is_asked_first(monkeypatch, smi):
     smi("echo must not be asked; exit 1")
     monkeypatch.setitem(sys.modules, "pynvml", nvml())
     assert gpu_state("GPU-1") == READING
+    assert gpu_limits("GPU-1") == LIMITS
 
 
 @pytest.mark.parametrize("module", [None, nvml(fails=True)], ids=["no NVML", "NVML fails"])
@@ -130,6 +146,8 @@ def test_nvidia_smi_is_asked_where_nvml_does_not_answer(monkeypatch, smi, module
     assert gpu_state("GPU-1") == READING
     smi('echo "1980, [N/A], [N/A], 60, [N/A], 580.1"')
     assert gpu_state("GPU-1") == GpuState(1980.0, None, None, 60.0, None, "580.1")
+    smi('[ "$2" = --query-gpu=clocks.max.sm,clocks.max.mem,enforced.power.limit ] && echo "1980, 2619, 700.00"')
+    assert gpu_limits("GPU-1") == LIMITS
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo no such GPU", None])
@@ -138,6 +156,7 @@ def test_what_is_not_told_is_not_known(monkeypatch, smi, script):
     if script is not None:
         smi(script)
     assert gpu_state("GPU-1") == GpuState(*[None] * 6)
+    assert gpu_limits("GPU-1") == GpuLimits(None, None, None)
 
 
 def test_idleness_holds_nothing_down():

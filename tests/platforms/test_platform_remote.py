@@ -12,7 +12,7 @@ from pruneaug.platforms.remote import (
     remote_platform,
     tells_all,
 )
-from pruneaug.spec.models import HardwareSpec
+from pruneaug.spec.platform import HardwareSpec
 
 CPU = "sys/devices/system/cpu/cpu0"
 PI = {

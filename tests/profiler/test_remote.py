@@ -18,7 +18,7 @@ from pruneaug.profiler.remote.detect import detect_remote
 from pruneaug.profiler.remote.facts import read_facts
 from pruneaug.profiler.remote.session import Session
 from pruneaug.profiler.run import REMOTE_MEASURER, profile_ops
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 pytest.importorskip("cloudpickle")
 pytest.importorskip("psutil")

@@ -11,7 +11,7 @@ from pruneaug.profiler.remote.detect import detect_remote
 from pruneaug.profiler.remote.network import time_remotely
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.network import load_network
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 pytest.importorskip("cloudpickle")
 pytest.importorskip("psutil")

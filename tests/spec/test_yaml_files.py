@@ -55,8 +55,8 @@ def test_a_search_space_can_be_extended_by_a_job(path):
 @pytest.mark.parametrize("path", PLATFORMS, ids=file_name)
 def test_a_platform_can_be_extended_by_a_job(path):
     job = parse_job({"task": {"name": "digits"}, "platform": {"extends": str(path)}})
-    assert job.platform.threads
-    assert (job.platform.remote is None) == (path.stem == "local-cpu")
+    assert job.platform.threads or job.platform.gpu is not None
+    assert (job.platform.remote is None) == (path.stem in ("local-cpu", "cuda-local"))
 
 
 def test_the_data_folder_of_an_example_can_be_set():

@@ -59,11 +59,10 @@ def conv_product(
                 f"the {what} of {op.key} must have shape {list(op.matrix_shape)}, but got {list(values.shape)}; make "
                 "it by weight_matrix from that of the layer"
             )
+    if (linear := as_linear(op)) is not None:
+        return linear_product(linear, weights, block_cols, variant, form, ROWS, target, epilogue)
     out_positions = op.out_size[0] * op.out_size[1]
     tokens = op.batch * out_positions
-    if op.kernel == op.stride == (1, 1) and not any(op.padding):
-        linear = LinearOp(tokens, op.in_channels, op.out_channels)
-        return linear_product(linear, weights, block_cols, variant, form, ROWS, target, epilogue)
     variant.check(target)
     chunk = channel_chunk(op, block_cols, variant, form)
     x_stride, y_stride = row_stride(op.in_channels, form), row_stride(op.out_channels, form)
@@ -85,6 +84,13 @@ def conv_product(
     shape = Shape(form, variant, ROWS, chunk, epilogue.activation, epilogue.residual, image=True)
     x_size = op.batch * op.height * op.width * x_stride
     return CudaCall(f"{form.name} convolution", shape, constants, scalars, x_size, tokens * y_stride)
+
+
+def as_linear(op: Conv2dOp) -> LinearOp | None:
+    """The linear layer that a convolution of one tap, which reads each position once, is; None for any other."""
+    if op.kernel != (1, 1) or op.stride != (1, 1) or any(op.padding) or op.groups != 1:
+        return None
+    return LinearOp(op.batch * op.height * op.width, op.in_channels, op.out_channels)
 
 
 def channel_chunk(op: Conv2dOp, block_cols: int, variant: CudaVariant, form: Format) -> int:

@@ -1,1 +1,1 @@
-"""Times of linear layers on an NVIDIA GPU: our kernels in turns with PyTorch's, in a process that one may break."""
+"""Times of layers on an NVIDIA GPU: our kernels in turns with PyTorch's, in a process that one may break."""

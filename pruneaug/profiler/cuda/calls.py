@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pruneaug.errors import InputError
+from pruneaug.kernels.cuda.convolutions import conv_product
 from pruneaug.kernels.cuda.formats import TF32
 from pruneaug.kernels.cuda.products import CudaCall, linear_product
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import ROWS, launch_of, parse_shape
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.weights import Epilogue, Weights
-from pruneaug.profiler.cuda.cases import TORCH, Group, Subject
-from pruneaug.profiler.cuda.data import GroupData, two_of_four
+from pruneaug.network.ops import Conv2dOp, Op
+from pruneaug.profiler.cuda.cases import TORCH, Group, Subject, positions_of
+from pruneaug.profiler.cuda.data import GroupData, as_input, by_position, two_of_four
 from pruneaug.profiler.cuda.device import Device, Run
+from pruneaug.profiler.op_data import layer_output, layer_weight
 
 _MOST_COPIES = 256
 _CACHES = 2  # times the second-level cache
@@ -35,7 +38,7 @@ class SubjectCalls:
     """One launch for each copy of the weights, and what the last one has computed."""
 
     calls: tuple[Run, ...]
-    result: Callable[[], torch.Tensor]  # [tokens, N]
+    result: Callable[[], torch.Tensor]  # [tokens, N] or [output positions, N]
     forget: Callable[[], object]  # overwrites the result
     matrix: torch.Tensor | None = None  # [N, K] if it is not the group's
     in_graph: bool = True  # whether a graph may record the calls
@@ -50,10 +53,10 @@ def packed(group: Group, subject: Subject, weights: Weights, arch: str) -> CudaC
 
     Raises CompileError for a layer that the kernel does not compute.
     """
-    shape = parse_shape(subject.variant)
-    return linear_product(
-        group.op, weights, group.block_cols, shape.variant, shape.form, shape.layout, CudaTarget(arch), Epilogue()
-    )
+    op, shape, target = group.op, parse_shape(subject.variant), CudaTarget(arch)
+    if isinstance(op, Conv2dOp):
+        return conv_product(op, weights, group.block_cols, shape.variant, shape.form, target, Epilogue())
+    return linear_product(op, weights, group.block_cols, shape.variant, shape.form, shape.layout, target, Epilogue())
 
 
 def kernel_calls(call: CudaCall, data: GroupData, folder: ProgramFolder, device: Device) -> SubjectCalls:
@@ -73,35 +76,45 @@ def kernel_calls(call: CudaCall, data: GroupData, folder: ProgramFolder, device:
 
 
 def library_calls(group: Group, subject: Subject, data: GroupData, device: Device) -> SubjectCalls:
-    """PyTorch's linear layer. Raises InputError for a layer that its semi-structured weights do not fit."""
-    torch.set_float32_matmul_precision("high" if group.dtype == TF32.name else "highest")
+    """PyTorch's layer. Raises InputError for a layer that its semi-structured weights do not fit."""
+    tf32 = group.dtype == TF32.name
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True  # its first call tries cuDNN's algorithms, the others take the fastest
     if subject.library == TORCH:
-        return _linear(data.matrix, data, device)
-    if group.op.in_features % 4:
+        return _layer(group.op, data.matrix, data, device, _dense_copy)
+    if group.op.matrix_shape[1] % 4:
         raise InputError(f"2:4 needs in_features that 4 divides, but got {group.op.key}; leave {subject} out")
-    matrix = two_of_four(data.matrix)
     # Its operators choose an algorithm and allocate when they are called, which no graph records.
-    return _linear(matrix, data, device, torch.sparse.to_sparse_semi_structured, in_graph=False)
+    form = torch.sparse.to_sparse_semi_structured
+    return _layer(group.op, two_of_four(data.matrix), data, device, form, in_graph=False)
 
 
-def _linear(
+def _layer(
+    op: Op,
     matrix: torch.Tensor,
     data: GroupData,
     device: Device,
-    form: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.clone,
+    form: Callable[[torch.Tensor], torch.Tensor],
     in_graph: bool = True,
 ) -> SubjectCalls:
+    """The layer with copies of a weight matrix in turn; `form` makes one from PyTorch's weight."""
+    x, weight = as_input(op, data.x), layer_weight(op, matrix)
     last: list[torch.Tensor] = []
 
     def call(weight: torch.Tensor) -> None:
-        last[:] = [F.linear(data.x, weight, data.bias)]
+        last[:] = [layer_output(op, x, weight, data.bias)]
 
-    near = data.x.nbytes + len(data.x) * len(matrix) * matrix.itemsize
-    count = _count(matrix.nbytes, near, device)
-    weights = [form(matrix) for _ in range(count)]
-    calls = tuple(lambda weight=weight: call(weight) for weight in weights)
+    outputs = positions_of(op) * len(matrix) * matrix.itemsize  # bytes
+    count = _count(weight.nbytes, x.nbytes + outputs, device)
+    calls = tuple(partial(call, form(weight)) for _ in range(count))
     other = None if matrix is data.matrix else matrix
-    return SubjectCalls(calls, lambda: last[0], lambda: last[0].fill_(float("nan")), other, in_graph)
+    return SubjectCalls(calls, lambda: by_position(last[0]), lambda: last[0].fill_(float("nan")), other, in_graph)
+
+
+def _dense_copy(weight: torch.Tensor) -> torch.Tensor:
+    """Of a convolution with its channels last, as its images are."""
+    return weight.clone(memory_format=torch.channels_last if weight.dim() == 4 else torch.preserve_format)
 
 
 def _copies(constants: Mapping[str, torch.Tensor], near: int, device: Device) -> list[dict[str, torch.Tensor]]:

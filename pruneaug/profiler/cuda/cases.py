@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pruneaug.kernels.cuda.convolutions import as_linear, channel_chunk
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.products import chunk_for
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, Shape, parse_shape
-from pruneaug.kernels.cuda.variants import cuda_candidates
+from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates
 from pruneaug.latency.table import RUNTIME_LIBRARY
-from pruneaug.network.ops import LinearOp, parse_op
+from pruneaug.network.ops import Conv2dOp, LinearOp, Op, parse_op
 from pruneaug.sparsity.patterns import parse_pattern
 
 TORCH, TORCH_2_4 = "torch", "torch-2:4"
 LIBRARIES = (TORCH, TORCH_2_4)
-"""`torch.nn.functional.linear` with a dense weight (cuBLAS), and with a semi-structured one, of which half is zero."""
+"""PyTorch's layer with a dense weight (cuBLAS, cuDNN), and a linear one whose weight is semi-structured, half zeros."""
+BOTH_LAYOUTS = (ROWS, COLUMNS)
+NETWORK_LAYOUTS = (ROWS,)
+"""In which layers of a network get and give their values: tokens x features, and images with their channels last."""
 DENSE = "dense"
 ANY_COLUMNS = 1 << 30  # a block of so many columns is a dense layer
 
@@ -25,7 +29,7 @@ ANY_COLUMNS = 1 << 30  # a block of so many columns is a dense layer
 class Group:
     """One layer under one mask; whoever computes it is measured in turns with the others."""
 
-    op: LinearOp
+    op: Op
     dtype: str  # a name of FORMATS
     pattern: str  # "dense" or "block:64x64"
     sparsity: float
@@ -40,9 +44,7 @@ class Group:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Group:
-        op = parse_op(value["op"])
-        assert isinstance(op, LinearOp)
-        return cls(op, str(value["dtype"]), str(value["pattern"]), float(value["sparsity"]))
+        return cls(parse_op(value["op"]), str(value["dtype"]), str(value["pattern"]), float(value["sparsity"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Subject:
 
 
 def groups_of(
-    ops: Iterable[LinearOp], dtypes: Sequence[str], patterns: Sequence[str], sparsities: Sequence[float]
+    ops: Iterable[Op], dtypes: Sequence[str], patterns: Sequence[str], sparsities: Sequence[float]
 ) -> tuple[Group, ...]:
     """Every op in every dtype, first dense, then each pattern that fits it at each sparsity."""
     found: list[Group] = []
@@ -71,26 +73,44 @@ def groups_of(
     return tuple(dict.fromkeys(found))
 
 
-def subjects_of(group: Group, libraries: Sequence[str]) -> tuple[Subject, ...]:
+def subjects_of(group: Group, libraries: Sequence[str], layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Subject, ...]:
     """Our variants, and the dense library with each group; the semi-structured one with the dense groups it can do."""
-    found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group)]
+    found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group, layouts)]
     if TORCH in libraries:
         found.append(Subject(TORCH))
-    if TORCH_2_4 in libraries and group.pattern == DENSE and FORMATS[group.dtype].size == 2:
+    halves = group.pattern == DENSE and FORMATS[group.dtype].size == 2 and isinstance(group.op, LinearOp)
+    if TORCH_2_4 in libraries and halves:
         found.append(Subject(TORCH_2_4))
     return tuple(found)
 
 
-def shapes_of(group: Group) -> tuple[Shape, ...]:
-    """Our kernels that are worth measuring: each tile in each layout that there is in this dtype."""
-    form, block = FORMATS[group.dtype], parse_pattern(group.pattern)
-    variants = cuda_candidates(group.op.tokens, group.op.out_features if block is None else block.rows)
-    layouts = (ROWS, COLUMNS) if form.size == 2 else (ROWS,)
-    return tuple(
-        Shape(form, variant, layout, chunk_for(group.block_cols, variant, form))
-        for layout in layouts
-        for variant in variants
-    )
+def has_kernels(op: Op) -> bool:
+    """Whether our kernels compute it: all but convolutions of several groups."""
+    return isinstance(op, LinearOp) or op.groups == 1
+
+
+def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Shape, ...]:
+    """Our kernels that are worth measuring: each tile in each of the layouts that there is for this layer and dtype."""
+    op, form, block = group.op, FORMATS[group.dtype], parse_pattern(group.pattern)
+    if not has_kernels(op):
+        return ()
+    if isinstance(op, Conv2dOp):
+        layouts = (ROWS,)
+    rows = op.matrix_shape[0] if block is None else block.rows
+
+    def shape(variant: CudaVariant, layout: str) -> Shape:
+        if isinstance(op, Conv2dOp) and as_linear(op) is None:
+            return Shape(form, variant, layout, channel_chunk(op, group.block_cols, variant, form), image=True)
+        return Shape(form, variant, layout, chunk_for(group.block_cols, variant, form))
+
+    variants = cuda_candidates(positions_of(op), rows)
+    possible = [layout for layout in layouts if layout == ROWS or form.size == 2]
+    return tuple(shape(variant, layout) for layout in possible for variant in variants)
+
+
+def positions_of(op: Op) -> int:
+    """Rows of the output: tokens, or positions of all images."""
+    return op.tokens if isinstance(op, LinearOp) else op.batch * op.out_size[0] * op.out_size[1]
 
 
 def layout_of(subject: Subject) -> str:

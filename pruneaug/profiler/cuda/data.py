@@ -9,8 +9,10 @@ import torch.nn.functional as F
 
 from pruneaug.errors import MeasurementError
 from pruneaug.kernels.cuda.formats import FORMATS, TF32, Format
+from pruneaug.network.ops import LinearOp, Op
 from pruneaug.profiler.cuda.cases import Group
 from pruneaug.profiler.masks import keep_largest, synthetic_scores
+from pruneaug.profiler.op_data import layer_output, layer_weight
 from pruneaug.sparsity.masks import expand_blocks
 from pruneaug.sparsity.patterns import parse_pattern
 
@@ -27,7 +29,8 @@ square of all. Sums that libraries round on the way stay below; a missing tile o
 class GroupData:
     """Inputs, weights and mask of a group, rounded to its format, on one device.
 
-    `x` is [tokens, K], `matrix` [N, K] with zeros in place, `bias` [N], all in the format's dtype; `mask` [N, K] bool.
+    `x` is [tokens, K], or of a convolution [input positions, channels], the positions in the order of [batch, height,
+    width]; `matrix` [N, K] with zeros in place, `bias` [N], all in the format's dtype; `mask` [N, K] bool.
     """
 
     def __init__(self, group: Group, device: torch.device) -> None:
@@ -37,8 +40,11 @@ class GroupData:
         def normal(*size: int) -> torch.Tensor:
             return rounded(torch.randn(size, generator=generator, device=device), form)
 
-        self.x = normal(op.tokens, op.in_features)
-        self.bias = normal(op.out_features)
+        if isinstance(op, LinearOp):
+            self.x = normal(op.tokens, op.in_features)
+        else:
+            self.x = normal(op.batch * op.height * op.width, op.in_channels)
+        self.bias = normal(op.matrix_shape[0])
         block = parse_pattern(group.pattern)
         if block is None:
             self.mask = torch.ones(op.matrix_shape, dtype=torch.bool, device=device)
@@ -46,13 +52,13 @@ class GroupData:
             scores = synthetic_scores(op.matrix_shape, block, torch.Generator().manual_seed(0))
             self.mask = expand_blocks(keep_largest(scores, group.sparsity), block, op.matrix_shape).to(device)
         self.matrix = normal(*op.matrix_shape) * self.mask
-        self._dtype = group.dtype
+        self._op, self._dtype = op, group.dtype
         self._buffer = torch.empty(0, dtype=form.torch_dtype, device=device)
         self._inputs: dict[tuple[bool, int], torch.Tensor] = {}
         self._reference = self._expected(self.matrix)
 
     def input(self, transposed: bool, stride: int) -> torch.Tensor:
-        """`x` [tokens, stride], or transposed [K, stride], its rows filled up with NaN; one for all who ask for it."""
+        """`x` with rows of `stride` values, or `x` transposed, filled up with NaN; one for all who ask for it."""
         key = transposed, stride
         if key not in self._inputs:
             x = self.x.t() if transposed else self.x
@@ -66,7 +72,9 @@ class GroupData:
         return self._buffer.fill_(float("nan"))
 
     def relative_error(self, y: torch.Tensor, matrix: torch.Tensor | None = None) -> float:
-        """norm(y - reference) / norm(reference) of an output [tokens, N]; `matrix` if it is not that of the group.
+        """norm(y - reference) / norm(reference) of an output [tokens, N] or [output positions, N].
+
+        `matrix` is the weight matrix if it is not that of the group.
 
         Raises MeasurementError if an output is missing or not finite, or if one or all are too far from the reference,
         which is computed in float64 from the rounded numbers.
@@ -85,7 +93,18 @@ class GroupData:
         return together
 
     def _expected(self, matrix: torch.Tensor) -> torch.Tensor:
-        return F.linear(self.x.double(), matrix.double(), self.bias.double())
+        weight = layer_weight(self._op, matrix.double())
+        return by_position(layer_output(self._op, as_input(self._op, self.x.double()), weight, self.bias.double()))
+
+
+def as_input(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """`GroupData.x` as PyTorch's layer takes it; of a convolution a view [batch, channels, height, width]."""
+    return x if isinstance(op, LinearOp) else x.view(op.batch, op.height, op.width, -1).permute(0, 3, 1, 2)
+
+
+def by_position(y: torch.Tensor) -> torch.Tensor:
+    """What PyTorch's layer computes, with a row for each output position: [output positions, N]."""
+    return y if y.dim() == 2 else y.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def rounded(values: torch.Tensor, form: Format) -> torch.Tensor:

@@ -48,11 +48,15 @@ class Device(Protocol):
 
 
 class TorchDevice:
-    """The first GPU that PyTorch sees. Raises InputError if there is none, or no driver to launch kernels by."""
+    """The GPU of this number among those that PyTorch sees.
 
-    def __init__(self) -> None:
-        self._gpu = detect_gpu()
-        self._device = torch.device("cuda", 0)
+    Raises InputError if there is none, or no driver to launch kernels by.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._gpu = detect_gpu(index)
+        self._device = torch.device("cuda", index)
+        torch.cuda.set_device(self._device)  # graphs and events are made on the current one
         torch.zeros(1, device=self._device)  # makes the context, in which the driver launches
         self._driver = Driver()
 

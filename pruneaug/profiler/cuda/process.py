@@ -17,6 +17,8 @@ from pruneaug.profiler.lines import LineProcess, ProcessEnded
 from pruneaug.profiler.process import worker_environment
 
 DEVICE = "pruneaug.profiler.cuda.device:TorchDevice"
+TIMEOUT_S = 90.0
+BUDGET_S = 0.5
 _START_S = 180.0  # imports, the context of the GPU
 _HOST_THREADS = 4  # of PyTorch on the CPU, which only prepares
 
@@ -24,13 +26,24 @@ _HOST_THREADS = 4  # of PyTorch on the CPU, which only prepares
 class GpuProcess:
     """The measuring process, started when it is asked for something and again after each crash or hang."""
 
-    def __init__(self, kernels: Path, *, timeout_s: float, budget_s: float, device: str = DEVICE) -> None:
+    def __init__(
+        self,
+        kernels: Path,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        budget_s: float = BUDGET_S,
+        device: str = DEVICE,
+        index: int = 0,
+    ) -> None:
         """`kernels` is the folder of compiled kernels, `timeout_s` the longest silence before it counts as hung.
 
-        Rounds of a group go on for about `budget_s`; `device` is the `package.module:attr` that makes a `Device`.
+        Rounds of a group go on for about `budget_s`. `device` is the `package.module:attr` that makes a `Device` from
+        `index`, the number of the GPU.
         """
-        self._command = [sys.executable, "-m", "pruneaug.profiler.cuda.worker", "--device", device]
-        self._kernels, self._timeout_s, self._budget_s = kernels, timeout_s, budget_s
+        worker = [sys.executable, "-m", "pruneaug.profiler.cuda.worker"]
+        self._command = [*worker, "--device", device, "--index", str(index)]
+        self.kernels = kernels
+        self._timeout_s, self._budget_s = timeout_s, budget_s
         self._process: LineProcess | None = None
 
     def __enter__(self) -> GpuProcess:
@@ -93,7 +106,7 @@ class GpuProcess:
             {
                 "group": group.to_json(),
                 "subjects": [[subject.library, subject.variant] for subject in subjects],
-                "kernels": str(self._kernels.absolute()),
+                "kernels": str(self.kernels.absolute()),
                 "budget_s": self._budget_s,
             }
         )

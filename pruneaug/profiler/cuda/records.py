@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from pruneaug.errors import LatencyTableError
 from pruneaug.files import append_line
+from pruneaug.platforms.gpu_state import held_down
 from pruneaug.profiler.cuda.cases import Group, Subject
 
 SCHEMA_VERSION = 1
@@ -65,14 +67,32 @@ class GpuRecord:
 def timed(group: Group, subject: Subject, gpu: str, times_us: npt.NDArray[np.float64], **facts: Any) -> GpuRecord:
     """The record of a subject from its times of all rounds; `facts` are the other fields."""
     half = len(times_us) // 2
-    p10, median, p90 = map(float, np.percentile(times_us[half:], (10, 50, 90)))
+    p10, p50, p90 = map(float, np.percentile(times_us[half:], (10, 50, 90)))
     choice = float(np.median(times_us[:half]))
-    return GpuRecord(group, subject, gpu, _now(), median, p10, p90, choice, rounds=len(times_us) - half, **facts)
+    return GpuRecord(group, subject, gpu, _now(), p50, p10, p90, choice, rounds=len(times_us) - half, **facts)
 
 
 def failed(group: Group, subject: Subject, gpu: str, error: str) -> GpuRecord:
     """The record of a subject that has failed now."""
     return GpuRecord(group, subject, gpu, _now(), error=error)
+
+
+def by_speed(records: Iterable[GpuRecord]) -> list[GpuRecord]:
+    """Those that have a time, the fastest first, by the half of the rounds that is not their time."""
+    return sorted(
+        (record for record in records if record.choice_us is not None), key=lambda record: record.choice_us or 0.0
+    )
+
+
+def clock_warnings(records: Iterable[GpuRecord]) -> list[str]:
+    """A warning if something held the clocks down after a group was timed."""
+    after = [record.state["after"] for record in records if record.state]
+    reasons = {reason for state in after for reason in held_down(state["held_down_by"])}
+    if not reasons:
+        return []
+    clocks = [state["sm_mhz"] for state in after if state["sm_mhz"]]
+    at = f", at {median(clocks):.0f} MHz in the median" if clocks else ""
+    return [f"clocks were held down by {', '.join(sorted(reasons))}{at}; ratios within a group still compare"]
 
 
 @dataclass(frozen=True, slots=True)

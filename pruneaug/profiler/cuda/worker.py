@@ -45,13 +45,15 @@ def serve(tasks: TextIO, records: TextIO, device: Device) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure tasks from stdin, write records to stdout.")
-    parser.add_argument("--device", required=True, help="package.module:attr of the device")
-    module, _, attribute = parser.parse_args().device.partition(":")
+    parser.add_argument("--device", required=True, help="package.module:attr that makes a device from its number")
+    parser.add_argument("--index", required=True, type=int, help="the number of the device")
+    arguments = parser.parse_args()
+    module, _, attribute = arguments.device.partition(":")
     die_with_parent()
     with claim_stdout() as records:
-        make: Callable[[], Device] = getattr(importlib.import_module(module), attribute)
+        make: Callable[[int], Device] = getattr(importlib.import_module(module), attribute)
         try:
-            device = make()
+            device = make(arguments.index)
         except InputError as error:
             _say(records, {"event": "stopped", "error": str(error)})
             return

@@ -10,7 +10,7 @@ from pruneaug.platforms.platform import Platform
 from pruneaug.platforms.remote import DeviceFacts, device_warnings, remote_platform, tells_all
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
 from pruneaug.profiler.process import worker_environment
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 _START_S = 180.0  # imports of compilers take long on a busy machine
 

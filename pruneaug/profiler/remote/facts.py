@@ -17,7 +17,7 @@ from pruneaug.kernels.cross import Libraries
 from pruneaug.platforms.remote import ARCHITECTURES, DeviceFacts, read_files
 from pruneaug.profiler.remote.session import Session, lost
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 _TEXT_BYTES = 1 << 14  # /proc/cpuinfo may be longer: its first processor counts
 

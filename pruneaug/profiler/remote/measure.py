@@ -28,7 +28,7 @@ from pruneaug.profiler.remote.chain import Chain, Memory
 from pruneaug.profiler.remote.facts import read_facts
 from pruneaug.profiler.remote.session import TRIES, ConnectionLostError, Session
 from pruneaug.sparsity.patterns import Block, parse_pattern
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 _LARGEST_ERROR = 1e-4  # products of these lengths stay below 1e-5; a wrong kernel is far above
 _VISITS = 8  # of each kernel in turn, so that a drift of the device meets all alike

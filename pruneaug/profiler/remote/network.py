@@ -26,7 +26,7 @@ from pruneaug.profiler.network import (
 )
 from pruneaug.profiler.process import worker_environment
 from pruneaug.profiler.turns import LEAST
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 
 def time_remotely(

@@ -32,7 +32,7 @@ from pruneaug.profiler.runtimes import example_inputs
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 from pruneaug.runtime.compiler import build_programs
 from pruneaug.runtime.network import CompiledFunction, link_library
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 _SESSION = 15  # timeouts that a session may last: networks are large, and take turns
 _MOST_RUNS = 500  # in a turn

@@ -18,7 +18,7 @@ from tvm import rpc
 from tvm.rpc import base
 
 from pruneaug.errors import DeviceError
-from pruneaug.spec.models import RemoteSpec
+from pruneaug.spec.platform import RemoteSpec
 
 TRIES = 3
 _PAUSE_S = 2.0  # between two of them: a server takes a moment to notice that a session has ended

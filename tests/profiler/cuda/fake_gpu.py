@@ -26,13 +26,14 @@ class FakeDevice:
 
     driver: Driver
     l2_bytes: int = 0
+    name: str = NAME
     gpu: Gpu = field(init=False)
     poisoned: bool = False
     recorded_calls: list = field(default_factory=list)
     torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self):
-        self.gpu = Gpu(NAME, "GPU-0", (8, 0), 108, self.l2_bytes, 1 << 30, driver="1.0", cuda="13.0")
+        self.gpu = Gpu(self.name, "GPU-0", (8, 0), 108, self.l2_bytes, 1 << 30, driver="1.0", cuda="13.0")
         self.readings, self.times = count(), count()
 
     def stream(self):
@@ -87,22 +88,36 @@ class FaultyKernel:
                 raise MeasurementError("CUDA's driver must launch a kernel, but said CUDA_ERROR_ILLEGAL_ADDRESS")
 
 
-def faulty():
-    device = FakeDevice(FaultyDriver())
+def faulty(index=0):
+    device = FakeDevice(FaultyDriver(), name=NAME if index == 0 else f"{NAME} {index}")
     device.driver.device = device
     return device
 
 
-def emulated():
+class EmulatedDriver(Driver):
+    """Kernels that are run, but for those that do what FAULTS says of their key."""
+
+    def __init__(self, api):
+        super().__init__(api)
+        self.faulty = FaultyDriver()
+
+    def load(self, program):
+        found = self.faulty.load(program)
+        return super().load(program) if found.fault == "nothing" else found
+
+
+def emulated(index=0):
     sys.path.insert(0, str(Path(__file__).parents[2] / "kernels" / "cuda"))
     from fake_driver import FakeApi
 
-    return FakeDevice(Driver(FakeApi()))
+    device = FakeDevice(EmulatedDriver(FakeApi()))
+    device.driver.faulty.device = device
+    return device
 
 
-def absent():
+def absent(index):
     raise InputError("device 'cuda' needs a GPU that PyTorch can use, but there is none")
 
 
-def broken():
+def broken(index):
     sys.exit("no such luck")

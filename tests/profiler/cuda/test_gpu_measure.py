@@ -126,6 +126,11 @@ def test_a_crash_a_hang_and_a_poisoned_context_cost_one_kernel_each(tmp_path, mo
     assert records["torch"].error is None
 
 
+def test_the_process_measures_on_the_gpu_of_its_number(tmp_path):
+    with process_for(tmp_path, index=2) as process:
+        assert process.gpu().name == f"{NAME} 2"
+
+
 def test_a_device_that_is_not_there_and_a_process_that_does_not_start_are_told(tmp_path):
     with process_for(tmp_path, "fake_gpu:absent") as process, pytest.raises(InputError, match="needs a GPU that PyT"):
         process.gpu()

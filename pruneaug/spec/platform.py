@@ -1,0 +1,117 @@
+"""What a spec says of a platform: this machine's CPU or one of its GPUs, or a remote device."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pruneaug.spec.base import Positive, Spec
+
+_CPU, _CPU_DTYPE = "cpu", "float32"
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
+
+
+class HardwareSpec(Spec):
+    """Facts of a device that it does not tell itself; what stands here goes before what it tells."""
+
+    arch: Literal["aarch64", "x86_64"] | None = Field(default=None, description="Instruction set, as `uname -m` says")
+    cpu: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="The CPU's model, in any words")
+    isa: list[Literal["avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "neon", "sve"]] | None = Field(
+        default=None, description="Vector extensions that kernels may use"
+    )
+    cores: Positive | None = Field(default=None, description="Physical cores that a network may use")
+    caches: dict[str, Positive] | None = Field(
+        default=None, description="Bytes of one data cache of each level: `L1d`, `L2`, `L3`"
+    )
+    mcpu: str | None = Field(default=None, description="LLVM's name of the CPU, such as `cortex-a72`")
+
+
+class RemoteSpec(Spec):
+    """A device that is reached over TVM's RPC, where kernels and networks are measured."""
+
+    address: str = Field(description="`host:port` of the device's RPC server, or of a tracker")
+    tracker_key: Annotated[str, Field(pattern=r"^[^\s:]+$")] | None = Field(
+        default=None, description="The key of equal devices at the tracker at `address`; null: `address` is the device"
+    )
+    devices: Positive = Field(default=1, description="Devices of the tracker that share a profile; 1 without a tracker")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="Longest wait for a free device, and for one measurement on it"
+    )
+    compiler: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="C compiler for the device, with options if any; null: `cc` on a machine of its kind, else "
+        "`aarch64-linux-gnu-gcc` or `x86_64-linux-gnu-gcc`",
+    )
+    hardware: HardwareSpec = Field(
+        default_factory=HardwareSpec, description="Facts of the device that it does not tell itself"
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535 or "/" in host:
+            raise ValueError(f"an address must read `host:port`, such as raspberrypi.local:9090, but got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _several_by_tracker(self) -> RemoteSpec:
+        if self.devices > 1 and self.tracker_key is None:
+            raise ValueError(
+                f"only a tracker knows several devices, but got devices: {self.devices} without tracker_key; give the "
+                "tracker's address and its key, or leave `devices` out"
+            )
+        return self
+
+
+class PlatformSpec(Spec):
+    """The machine that the network will run on."""
+
+    name: str | None = Field(
+        default=None, description="Folder name in the latency database; null: made from the detected hardware"
+    )
+    device: str = Field(
+        default="cpu", description="`cpu`, or `cuda` for this machine's first NVIDIA GPU, `cuda:1` for the second"
+    )
+    threads: Positive | None = Field(
+        default=None, description="CPU threads of the network; null: all cores. A GPU has none"
+    )
+    batch: Positive = Field(default=1, description="Batch size of the network whose latency is minimised")
+    dtype: Literal["float32", "tf32", "bfloat16", "float16"] = Field(
+        default="float32", description="Number format of weights and activations; on a CPU `float32`"
+    )
+    latency_db: str = Field(default="latency_db", description="Folder of the latency tables")
+    kernels: str = Field(default="cuda-kernels", description="Folder of the kernels that are compiled for GPUs")
+    remote: RemoteSpec | None = Field(default=None, description="A device to measure on; null: this machine")
+
+    @property
+    def gpu(self) -> int | None:
+        """The number of the GPU among those that PyTorch sees; None: the network runs on a CPU."""
+        return None if self.device == _CPU else int(self.device.partition(":")[2] or 0)
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not _DEVICE.fullmatch(value):
+            raise ValueError(f"a device must be `cpu`, `cuda`, or a GPU by its number as `cuda:1`, but got {value!r}")
+        return "cuda" if value == "cuda:0" else value
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> PlatformSpec:
+        if self.gpu is None and self.dtype != _CPU_DTYPE:
+            raise ValueError(
+                f"dtype must be {_CPU_DTYPE} on a CPU, but got dtype: {self.dtype}; add `device: cuda`, or leave "
+                "`dtype` out"
+            )
+        if self.gpu is not None and self.threads is not None:
+            raise ValueError(
+                f"threads are a CPU's, but got threads: {self.threads} with device: {self.device}; leave `threads` out"
+            )
+        if self.gpu is not None and self.remote is not None:
+            raise ValueError(
+                f"a remote device runs networks on its CPU, but got `remote` with device: {self.device}; leave one of "
+                "them out"
+            )
+        return self
