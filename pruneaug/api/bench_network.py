@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pruneaug.registry import did_you_mean
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_layers
+from pruneaug.sparsity.patterns import Assignment
 from pruneaug.spec.models import PlugIn, SpaceSpec
 from pruneaug.tasks import MODELS
 from pruneaug.tasks.network import NetworkSource, argument_names
@@ -198,18 +200,36 @@ def prune(model: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], 
 
     Raises InputError if no layer does.
     """
-    assignment = alike(network, block, sparsity)
-    if not assignment:
-        sizes = ", ".join(dict.fromkeys(matrix_size(layer.op) for layer in network.layers))
-        raise InputError(f"{block} must fit the weight matrix of some layer, but these are {sizes}; choose a smaller")
     pruned = copy.deepcopy(model)
-    masks = Magnitude().prune(pruned, network, assignment, None).masks
+    masks = Magnitude().prune(pruned, network, assign(network, block, sparsity), None).masks
     apply_masks(pruned, masks)
     return Subject(OWN_SPARSE, export_program(pruned, inputs), network, masks=masks)
 
 
-def kept_dense(network: Network, block: str | None) -> list[dict[str, str]]:
-    """The layers that are not pruned, each with the reason; none if nothing is to be pruned."""
+def assign(network: Network, block: str, sparsity: float, names: Sequence[str] = ("*",)) -> Assignment:
+    """The same choice for every layer that holds a block and whose name matches one of `names`, as in "*.query".
+
+    Raises InputError if no layer holds one, or a name matches none of those that do.
+    """
+    assignment = alike(network, block, sparsity)
+    if not assignment:
+        sizes = ", ".join(dict.fromkeys(matrix_size(layer.op) for layer in network.layers))
+        raise InputError(f"{block} must fit the weight matrix of some layer, but these are {sizes}; choose a smaller")
+    for pattern in names:
+        if not any(_matches(name, [pattern]) for name in assignment):
+            raise InputError(
+                f"`layers` must match prunable layers that hold a {block}, but {pattern!r} matches none; the first "
+                f"are {', '.join(list(assignment)[:8])}"
+            )
+    return {name: choice for name, choice in assignment.items() if _matches(name, names)}
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def kept_dense(network: Network, block: str | None, names: Sequence[str] = ("*",)) -> list[dict[str, str]]:
+    """The layers that are not pruned, each with the reason; none if nothing is to be pruned. `names` as of `assign`."""
     if block is None:
         return []
     small = [
@@ -217,4 +237,9 @@ def kept_dense(network: Network, block: str | None) -> list[dict[str, str]]:
         for layer in network.layers
         if not fits(layer.op, block)
     ]
-    return [*small, *({"name": kept.name, "reason": kept.reason} for kept in network.kept_dense)]
+    other = [
+        {"name": layer.name, "reason": f"its name matches none of {', '.join(names)}"}
+        for layer in network.layers
+        if fits(layer.op, block) and not _matches(layer.name, names)
+    ]
+    return [*small, *other, *({"name": kept.name, "reason": kept.reason} for kept in network.kept_dense)]

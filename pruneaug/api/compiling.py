@@ -50,7 +50,7 @@ def compile(
     from pruneaug.runtime.compiler import compile_programs
 
     platform = detect(threads)
-    examples = _checked(module, example_inputs)
+    examples = check_inputs(module, example_inputs)
     if isinstance(batch_sizes, int):
         batch_sizes = [batch_sizes]
     batches = [examples] if batch_sizes is None else [_batch(examples, size) for size in batch_sizes]
@@ -75,7 +75,7 @@ def zeros(module: nn.Module, network: Network) -> dict[str, torch.Tensor]:
     return masks
 
 
-def _checked(module: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+def check_inputs(module: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     """The example inputs as a tuple. Raises InputError for what is no module, and for what are no inputs of one."""
     check_module(module)
     if isinstance(example_inputs, torch.Tensor):

@@ -11,6 +11,8 @@ from pruneaug.errors import CheckpointError, InputError, SpecError
 from pruneaug.exporter.artifact import find_artifact
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
+from pruneaug.platforms.cuda import detect_gpu
+from pruneaug.runtime.cuda.network import CudaNetwork, is_cuda_network, load_cuda_network
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import parse_job
 from pruneaug.tasks import build_task
@@ -27,11 +29,11 @@ def load(
     threads: int | None = None,
     trust_code: bool = False,
     artifact: bool = False,
-) -> CompiledNetwork:
+) -> CompiledNetwork | CudaNetwork:
     """A compiled network: of a checkpoint's folder, or of a file that `save` wrote.
 
     A checkpoint is compiled for this machine, for inputs of the exported shapes. A file is machine code: load only what
-    you trust; the other arguments are for checkpoints.
+    you trust; the other arguments are for checkpoints. A file of a network for a GPU needs a GPU of its architecture.
 
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
     loaded into it. `trust_code` lets the checkpoint name the `package.module:callable` that builds its network.
@@ -42,6 +44,8 @@ def load(
     """
     if artifact and (model is not None or threads is not None):
         raise InputError("an artifact has its own weights and threads; leave `model` and `threads` out, or `artifact`")
+    if is_cuda_network(path):
+        return load_cuda_network(path, detect_gpu().arch)
     # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
     from pruneaug.kernels.build import CpuTarget
     from pruneaug.runtime.compiler import compile_network

@@ -8,14 +8,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pruneaug.api.bench_gpu_network import Pruning
 from pruneaug.api.bench_kernels import FLOAT32, LIBRARIES, bench_kernels
 from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint, layers_of
 from pruneaug.api.benching import BASELINES, bench
-from pruneaug.cli.gpu import CPU, CUDA, check_device, run_on_gpu
+from pruneaug.api.gpu_networks import KERNELS_FOLDER
+from pruneaug.cli.gpu import CPU, CUDA, check_device, run_network_on_gpu, run_on_gpu
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.cli.tables import bench_table, kernels_table
 from pruneaug.errors import InputError
 from pruneaug.profiler.cuda.cases import LIBRARIES as GPU_LIBRARIES
+from pruneaug.profiler.gpu_networks import GPU_RUNTIMES
 from pruneaug.profiler.network import ROUNDS
 from pruneaug.profiler.op_peers import PEERS
 from pruneaug.profiler.runtimes import RUNTIMES
@@ -52,6 +55,13 @@ Vocabulary = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the random weights and inputs; default: 0.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+KernelsFolder = Annotated[
+    str, typer.Option("--kernels", metavar="FOLDER", help="On a GPU: compiled kernels, read and written.")
+]
+CompileFor = Annotated[
+    str | None, typer.Option(help="Only compile the kernels of a GPU, such as sm_90a; no GPU is needed.")
+]
 Trust = Annotated[bool, typer.Option("--trust-code", help="Run the code that is named for the network.")]
 
 
@@ -63,11 +73,28 @@ def network(
         typer.Option(help="Of every layer of a named network; default: 0.9; with 0 only dense is measured."),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="Blocks, with commas, or `best`: the fastest is chosen; default: block:8x1.")
+        str | None,
+        typer.Option(
+            help="Blocks, with commas, or `best`: the fastest is chosen; default: block:8x1. On a GPU one; block:64x64."
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="On a GPU: names of the layers to prune, with commas, as *.query,*.dense; default: all."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="On a GPU: float16, bfloat16 (default), tf32 or float32; on a CPU float32.")
     ] = None,
     against: Annotated[
-        str, typer.Option(help="Runtimes of the dense network, with commas; `none`: only our own.")
-    ] = ",".join(BASELINES),
+        str | None,
+        typer.Option(
+            help="Runtimes of the dense network, with commas; `none`: only our own. Default: all that are installed, "
+            f"of {', '.join(RUNTIMES)}, on a GPU of {', '.join(GPU_RUNTIMES)}."
+        ),
+    ] = None,
+    device: Device = CPU,
+    kernels_folder: KernelsFolder = KERNELS_FOLDER,
+    compile_for: CompileFor = None,
     batch: Batch = None,
     threads: Threads = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each runtime.")] = ROUNDS,
@@ -78,6 +105,25 @@ def network(
     as_json: Json = False,
 ) -> None:
     """Measure a whole network, pruned and dense, in turns with other runtimes."""
+    check_device(device, threads, compile_for)
+    if device == CUDA:
+        run_network_on_gpu(
+            name,
+            pruning=_pruning(pattern, sparsity, layers),
+            dtype=dtype or "bfloat16",
+            sample=_sample(shape, vocabulary),
+            batch=batch,
+            seed=seed or 0,
+            kernels=kernels_folder,
+            trust_code=trust_code,
+            against=None if against is None else _rivals(against, GPU_RUNTIMES),
+            rounds=rounds,
+            compile_for=compile_for,
+            as_json=as_json,
+        )
+        return
+    if layers is not None or dtype not in (None, FLOAT32):
+        raise InputError("--layers and --dtype are for networks on a GPU, but got one; add --device cuda")
     asked: dict[str, Any] = {
         "sparsity": sparsity,
         "patterns": None if pattern is None else _split(pattern),
@@ -91,7 +137,7 @@ def network(
     with Progress() as progress:
         verb = bench if is_checkpoint(name) else bench_network
         options |= {
-            "against": _rivals(against, RUNTIMES),
+            "against": BASELINES if against is None else _rivals(against, RUNTIMES),
             "threads": threads,
             "rounds": rounds,
             "trust_code": trust_code,
@@ -121,13 +167,9 @@ def kernels(
             "torch-2:4; `none`: only us."
         ),
     ] = ",".join(LIBRARIES),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = CPU,
-    kernels_folder: Annotated[
-        str, typer.Option("--kernels", metavar="FOLDER", help="On a GPU: compiled kernels, read and written.")
-    ] = "cuda-kernels",
-    compile_for: Annotated[
-        str | None, typer.Option(help="Only compile the kernels of a GPU, such as sm_90a; no GPU is needed.")
-    ] = None,
+    device: Device = CPU,
+    kernels_folder: KernelsFolder = KERNELS_FOLDER,
+    compile_for: CompileFor = None,
     records: Annotated[
         str,
         typer.Option(
@@ -190,6 +232,13 @@ def _rivals(text: str, known: Iterable[str]) -> list[str]:
             f"--against must name some of {', '.join(known)}, or `none`, but got {text!r}; or leave it out"
         )
     return [] if names == [NONE] else names
+
+
+def _pruning(pattern: str | None, sparsity: float | None, layers: str | None) -> Pruning | None:
+    """How a named network is pruned on a GPU; None if nothing is said of it."""
+    given: dict[str, Any] = {"pattern": pattern, "sparsity": sparsity, "layers": layers and _split(layers)}
+    given = {key: value for key, value in given.items() if value is not None}
+    return Pruning(**given) if given else None
 
 
 def _number(text: str) -> float:

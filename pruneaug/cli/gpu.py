@@ -1,4 +1,4 @@
-"""What the commands print and ask of a GPU: `bench kernels --device cuda`, and `--compile-for`."""
+"""What the commands print and ask of a GPU: `bench --device cuda`, and `--compile-for`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pruneaug.api.bench_gpu import bench_gpu_kernels, compile_gpu_kernels
+from pruneaug.api.bench_gpu_network import bench_gpu_network, compile_gpu_network
 from pruneaug.cli.output import console, print_json
+from pruneaug.cli.tables import bench_table
 from pruneaug.errors import InputError
+from pruneaug.profiler.gpu_networks import GPU_RUNTIMES
 from pruneaug.report import Progress
 
 CPU, CUDA = "cpu", "cuda"
@@ -59,6 +62,45 @@ def compiled_summary(result: Mapping[str, Any], folder: str, as_json: bool) -> N
         return
     lines = [f"{result['kernels']} kernels for {result['arch']} in {folder}"]
     console().print(Text("\n".join(lines + [f"failed: {key}: {error}" for key, error in result["failed"].items()])))
+
+
+def run_network_on_gpu(
+    name: str,
+    *,
+    compile_for: str | None,
+    against: Sequence[str] | None,
+    rounds: int,
+    as_json: bool,
+    **common: Any,
+) -> None:
+    """Measure a network, or only compile its kernels for `compile_for`, and print."""
+    with Progress() as progress:
+        common["progress"] = progress.update
+        if compile_for is None:
+            rivals = GPU_RUNTIMES if against is None else against
+            result = bench_gpu_network(name, against=rivals, rounds=rounds, **common)
+        else:
+            result = compile_gpu_network(name, compile_for, **common)
+    if compile_for is not None:
+        compiled_summary(result, common["kernels"], as_json)
+    elif as_json:
+        print_json(result)
+    else:
+        console().print(Group(bench_table(result), network_facts(result)))
+
+
+def network_facts(result: Mapping[str, Any]) -> RenderableType:
+    """The GPU and its clocks, and the layers that are pruned and PyTorch's all the same."""
+    facts, clocks = result["gpu"], [result["state"][when]["sm_mhz"] for when in ("before", "after")]
+    at = ", ".join("unknown" if clock is None else f"{clock:.0f} MHz" for clock in clocks)
+    ours = sum(layer["kernel"] is not None for layer in result["layers"])
+    lines = [
+        f"{facts['name']} ({facts['arch']}), driver {facts['driver']}, {result['dtype']}",
+        f"clocks before and after: {at}",
+        f"{ours} of {len(result['layers'])} layers by our kernels",
+    ]
+    lines += [f"PyTorch's: {layer['name']}: {layer['reason']}" for layer in result["layers"] if layer["reason"]]
+    return Text("\n".join(lines))
 
 
 def gpu_table(result: Mapping[str, Any]) -> RenderableType:

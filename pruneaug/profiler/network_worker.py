@@ -15,7 +15,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,15 +119,19 @@ def tensors_of(output: Any) -> list[torch.Tensor]:
 
 
 def relative_error(output: Any, expected_path: str) -> float:
-    """norm(output - expected) / norm(expected) over all tensors of the output; infinite if their shapes differ."""
+    """`relative_distance` of the output's tensors to those in a file."""
     from safetensors.torch import load_file
 
     expected = load_file(expected_path)
-    got = tensors_of(output)
-    if [y.shape for y in got] != [expected[str(i)].shape for i in range(len(expected))]:
+    return relative_distance(tensors_of(output), [expected[str(i)] for i in range(len(expected))])
+
+
+def relative_distance(got: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    """norm(got - expected) / norm(expected) over all tensors together; infinite if their shapes differ."""
+    if [y.shape for y in got] != [y.shape for y in expected]:
         return math.inf
-    difference = sum(float((y.double() - expected[str(i)].double()).square().sum()) for i, y in enumerate(got))
-    return float((difference / max(1e-60, sum(float(y.double().square().sum()) for y in expected.values()))) ** 0.5)
+    difference = sum(float((y.double() - want.double()).square().sum()) for y, want in zip(got, expected))
+    return float((difference / max(1e-60, sum(float(y.double().square().sum()) for y in expected))) ** 0.5)
 
 
 def _turn_us(call: Call, seconds: float, least: int) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pruneaug.runtime.graph import remove_dead
+from pruneaug.runtime.graph import only_user, remove_dead
 
 _aten = torch.ops.aten
 _MATMUL = {_aten.matmul.default, _aten.bmm.default}
@@ -181,10 +181,10 @@ def _match_call(node: fx.Node) -> tuple[_Scores, fx.Node] | None:
 
 def _joined(node: fx.Node) -> fx.Node | None:
     """The node [B, T, heads * d] that joins the heads of `node` [B, heads, T, d], its only reader."""
-    transposed = _only_user(node)
+    transposed = only_user(node)
     if transposed is None or _transposed(transposed, 1, 2) is not node:
         return None
-    joined = _only_user(transposed)
+    joined = only_user(transposed)
     batch, heads, tokens, size = node.meta["val"].shape
     if joined is None or joined.target not in _VIEW:
         return None
@@ -225,7 +225,3 @@ def _is_scaled_product(node: Any) -> bool:
 
 def _is(node: Any, *targets: Callable[..., Any]) -> bool:
     return isinstance(node, fx.Node) and node.target in targets and len(node.users) == 1
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None

@@ -20,11 +20,10 @@ from pruneaug.runtime.attention import fuse_attention
 from pruneaug.runtime.emit import relax_module
 from pruneaug.runtime.functional import functional_graph
 from pruneaug.runtime.fusion import fold_batchnorms
-from pruneaug.runtime.graph import LayerCall, called_layers, layer_calls, mask_weights
+from pruneaug.runtime.graph import LayerCall, called_layers, conv_op, layer_calls, mask_weights
 from pruneaug.runtime.lowering import Lowering
 from pruneaug.runtime.network import CompiledFunction, CompiledNetwork
 from pruneaug.runtime.operators import HANDLERS
-from pruneaug.runtime.operators.products import conv_op
 from pruneaug.runtime.plan import LayerPlan
 from pruneaug.runtime.report import CompileReport
 from pruneaug.runtime.schedule import build

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from pruneaug.kernels.weights import NO_CLAMP, RELU, Clamp
-from pruneaug.runtime.graph import LayerCall, constant, layer_calls
+from pruneaug.runtime.graph import LayerCall, constant, layer_calls, only_user
 
 _aten = torch.ops.aten
 # Each operator's bounds where no argument gives them, and which bound each argument after the first gives.
@@ -23,6 +23,12 @@ _BOUNDS: dict[str, tuple[Clamp, tuple[int, ...]]] = {
 CLAMPS: dict[Any, tuple[Clamp, tuple[int, ...]]] = {
     getattr(_aten, name).default: bounds for name, bounds in _BOUNDS.items()
 }
+
+FUNCTIONS: dict[Any, str] = {
+    _aten.silu.default: "silu", _aten.sigmoid.default: "sigmoid", _aten.tanh.default: "tanh",
+    _aten.hardswish.default: "hardswish", _aten.hardsigmoid.default: "hardsigmoid", _aten.exp.default: "exp",
+    _aten.mish.default: "mish", _aten.softplus.default: "softplus", _aten.elu.default: "elu",
+}  # fmt: skip
 
 
 def fold_batchnorms(graph: fx.GraphModule) -> int:
@@ -62,6 +68,43 @@ def clamp_bounds(node: fx.Node) -> Clamp | None:
                 return None
             bounds[index] = float(value)
     return bounds[0], bounds[1]
+
+
+def activation_name(node: fx.Node) -> str | None:
+    """The name in `pruneaug.kernels.functions` of an elementwise operator with its default arguments."""
+    if node.target is _aten.gelu.default:
+        return "gelu_tanh" if node.kwargs.get("approximate", "none") == "tanh" else "gelu"
+    return FUNCTIONS.get(node.target) if len(node.args) == 1 and not node.kwargs else None
+
+
+def sum_after(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """The sum that alone reads a tensor, and what is added there if that is another tensor of its shape."""
+    total = only_user(node)
+    if total is None or total.target is not _aten.add.Tensor or total.kwargs:
+        return None
+    first, second = total.args
+    other = second if first is node else first
+    if not isinstance(other, fx.Node) or other is node or other.meta["val"].shape != node.meta["val"].shape:
+        return None
+    return total, other
+
+
+def functions_after(node: fx.Node) -> tuple[list[fx.Node], str, Clamp]:
+    """The activation, then the clamp, that alone read a tensor: those operators that there are, and what they compute.
+
+    As in an `Epilogue`: "none" and NO_CLAMP where there is none.
+    """
+    found: list[fx.Node] = []
+    activation, clamp = "none", NO_CLAMP
+    user = only_user(node)
+    if user is not None and (name := activation_name(user)) is not None:
+        activation = name
+        found.append(user)
+        user = only_user(user)
+    if user is not None and (bounds := clamp_bounds(user)) is not None:
+        clamp = bounds
+        found.append(user)
+    return found, activation, clamp
 
 
 def _is_foldable(call: LayerCall, norm: fx.Node) -> bool:

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pruneaug.errors import CompileError, InputError
+from pruneaug.network.ops import Conv2dOp
 from pruneaug.runtime.tracing import tracing
 
 _aten = torch.ops.aten
@@ -168,6 +169,35 @@ def layer_call(graph: fx.GraphModule, node: fx.Node) -> LayerCall | None:
     )
 
 
+def conv_op(call: LayerCall) -> Conv2dOp:
+    """The op of a conv2d node on images [batch, channels, rows, cols]."""
+    arguments: dict[str, Any] = dict(
+        zip(("x", "weight", "bias", "stride", "padding", "dilation", "groups"), call.node.args)
+    )
+    arguments |= call.node.kwargs
+    kernel = (int(call.weight.shape[2]), int(call.weight.shape[3]))
+    dilation = _pair(arguments.get("dilation", 1))
+    padding = arguments.get("padding", 0)
+    if padding == "valid":
+        around = (0, 0, 0, 0)
+    elif padding == "same":  # PyTorch puts the odd one at the bottom and at the right
+        totals = [step * (size - 1) for step, size in zip(dilation, kernel)]
+        around = (totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2)
+    else:
+        rows, cols = _pair(padding)
+        around = (rows, cols, rows, cols)
+    batch, channels, height, width = call.shape
+    return Conv2dOp(
+        batch, channels, int(call.weight.shape[0]), height, width, kernel, _pair(arguments.get("stride", 1)), around,
+        dilation, int(arguments.get("groups", 1)),
+    )  # fmt: skip
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one operator that reads a node; None if there are several, or none."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def constant(graph: fx.GraphModule, node: Any) -> torch.Tensor:
     """The parameter or buffer that a `get_attr` node reads."""
     value: Any = graph
@@ -190,3 +220,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def _owner(parameter: str) -> str:
     return "" if parameter == "weight" else parameter.removesuffix(".weight")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    values = [int(item) for item in value]
+    return (values[0], values[-1])

@@ -6,7 +6,7 @@ N and K are the rows and columns of a weight matrix, gr and gc the rows and colu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -121,6 +121,18 @@ def check_mask(mask: torch.Tensor, block: Block) -> bool:
     _check_matrix(mask)
     keep = mask[:: block.rows, :: block.cols]
     return torch.equal(expand_blocks(keep, block, (mask.shape[0], mask.shape[1])), mask)
+
+
+def rows_alike(mask: torch.Tensor, sizes: Sequence[int]) -> int:
+    """The first of `sizes`, the largest first, so that groups of as many rows of a mask [N, K] have all the same row.
+
+    1 if there is none; a size must not be larger than the matrix. The last group may have fewer rows.
+    """
+    for rows in sizes:
+        first = torch.arange(len(mask), device=mask.device) // rows * rows  # the first row of each row's group
+        if rows <= len(mask) and bool((mask == mask[first]).all()):
+            return rows
+    return 1
 
 
 def kept_count(kept_weight: torch.Tensor, sparsity: float, at_least: int = 1) -> int:

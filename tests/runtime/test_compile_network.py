@@ -16,7 +16,6 @@ from pruneaug.network.ops import LinearOp
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.runtime.compiler import compile_network
 from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.operators.products import _block_rows
 from pruneaug.runtime.plan import LayerPlan
 from pruneaug.sparsity.masks import mask_sparsity
 from pruneaug.sparsity.patterns import Block, LayerChoice
@@ -246,15 +245,6 @@ def test_a_layer_without_any_weight_left_returns_its_bias(builder):
     masks = {"0": torch.zeros_like(model[0].weight, dtype=torch.bool)}
     compiled = compile_network(export_program(model, inputs), find_layers(model, inputs), masks, {}, builder.target)
     assert torch.equal(compiled(*inputs), model[0].bias.detach().view(1, 4, 1, 1).expand(1, 4, 7, 7))
-
-
-def test_a_mask_of_tall_blocks_is_recognised():
-    keep = torch.rand(4, 9) > 0.5
-    assert _block_rows(keep.repeat_interleave(8, 0)) in (8, 16)
-    assert _block_rows(torch.rand(32, 64) > 0.5) == 1
-    assert _block_rows(torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.bool)) == 1
-    tail = torch.cat([keep[:2].repeat_interleave(8, 0), torch.tensor([[True] * 9, [False] * 9])])
-    assert _block_rows(tail) == 1
 
 
 def test_the_model_is_left_as_found_and_may_change_afterwards(builder):

@@ -14,6 +14,7 @@ from pruneaug.sparsity.masks import (
     expand_blocks,
     mask_sparsity,
     pool_scores,
+    rows_alike,
 )
 from pruneaug.sparsity.patterns import Block
 
@@ -188,3 +189,13 @@ def test_a_layer_without_a_block_is_refused_by_name() -> None:
 def test_a_choice_of_blocks_for_another_matrix_is_refused() -> None:
     with pytest.raises(InputError, match="block:2x2"):
         expand_blocks(torch.ones(2, 2, dtype=torch.bool), Block(2, 2), (6, 4))
+
+
+def test_groups_of_rows_that_are_alike_are_recognised():
+    keep = torch.rand(4, 9, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert rows_alike(keep.repeat_interleave(8, 0), (16, 8, 4, 2)) == 8
+    assert rows_alike(keep.repeat_interleave(8, 0)[:30], (16, 8, 4, 2)) == 8
+    assert rows_alike(keep.repeat_interleave(8, 0), (4, 2)) == 4
+    assert rows_alike(torch.tensor([[1, 0], [0, 1], [1, 1]], dtype=torch.bool), (4, 2)) == 1
+    tail = torch.cat([keep[:2].repeat_interleave(8, 0), torch.tensor([[True] * 9, [False] * 9])])
+    assert rows_alike(tail, (16, 8, 4, 2)) == 1

@@ -12,9 +12,8 @@ from torch import fx
 from pruneaug.kernels import elementwise
 from pruneaug.kernels.elementwise import BinaryOp
 from pruneaug.runtime.activations import CHANNELS_FIRST, Activation, Held
-from pruneaug.runtime.fusion import CLAMPS, clamp_bounds
+from pruneaug.runtime.fusion import CLAMPS, FUNCTIONS, activation_name, clamp_bounds
 from pruneaug.runtime.lowering import Lowering, operator_name, shape_of
-from pruneaug.runtime.operators.products import FUNCTIONS, activation_name
 
 _aten = torch.ops.aten
 UNARY = (*FUNCTIONS, _aten.gelu.default, *CLAMPS)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import fx
 
-from pruneaug.kernels.functions import ACTIVATIONS
 from pruneaug.kernels.layers import copied_convolution
 from pruneaug.kernels.planes import Planes
 from pruneaug.kernels.products import conv_product, runs, token_product, vector_product
 from pruneaug.kernels.variants import Variant, candidates
 from pruneaug.kernels.weights import Epilogue, Weights
-from pruneaug.network.ops import Conv2dOp, LinearOp, Op
+from pruneaug.network.ops import LinearOp, Op
 from pruneaug.runtime.activations import CHANNELS_FIRST, CHANNELS_LAST, Activation, Held
-from pruneaug.runtime.fusion import clamp_bounds
-from pruneaug.runtime.graph import LayerCall, layer_call
+from pruneaug.runtime.fusion import functions_after, sum_after
+from pruneaug.runtime.graph import LayerCall, conv_op, layer_call
 from pruneaug.runtime.lowering import Lowering, shape_of, with_channels
 from pruneaug.runtime.steps import Source
+from pruneaug.sparsity.masks import rows_alike
 from pruneaug.sparsity.matrix import weight_matrix
 
-_aten = torch.ops.aten
+_HEIGHTS = (16, 8, 4, 2)  # of blocks, as kernels see them
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Activation | None:
@@ -90,30 +89,6 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Activation | None:
     return fusion.finish(lowering.result(node, buffer, y, CHANNELS_FIRST))
 
 
-def conv_op(call: LayerCall) -> Conv2dOp:
-    """The op of a conv2d node on images [batch, channels, rows, cols]."""
-    arguments: dict[str, Any] = dict(
-        zip(("x", "weight", "bias", "stride", "padding", "dilation", "groups"), call.node.args)
-    )
-    arguments |= call.node.kwargs
-    kernel = (int(call.weight.shape[2]), int(call.weight.shape[3]))
-    dilation = _pair(arguments.get("dilation", 1))
-    padding = arguments.get("padding", 0)
-    if padding == "valid":
-        around = (0, 0, 0, 0)
-    elif padding == "same":  # PyTorch puts the odd one at the bottom and at the right
-        totals = [step * (size - 1) for step, size in zip(dilation, kernel)]
-        around = (totals[0] // 2, totals[1] // 2, totals[0] - totals[0] // 2, totals[1] - totals[1] // 2)
-    else:
-        rows, cols = _pair(padding)
-        around = (rows, cols, rows, cols)
-    batch, channels, height, width = call.shape
-    return Conv2dOp(
-        batch, channels, int(call.weight.shape[0]), height, width, kernel, _pair(arguments.get("stride", 1)), around,
-        dilation, int(arguments.get("groups", 1)),
-    )  # fmt: skip
-
-
 class _Fusion:
     """What a product takes over of the operators that follow it."""
 
@@ -125,34 +100,21 @@ class _Fusion:
 
     def take(self, result: Held, may_add: bool) -> None:
         """A sum with a tensor that is ready and lies like the result, then an activation and a clamp."""
-        user = _only_user(self._last)
-        if may_add and user is not None and user.target is _aten.add.Tensor and not user.kwargs:
-            first, second = user.args
-            other = second if first is self._last else first
-            held = self._residual(other, result) if isinstance(other, fx.Node) else None
+        found = sum_after(self._last) if may_add else None
+        if found is not None:
+            total, other = found
+            held = self._lowering.like(other, result) if self._lowering.is_ready(other) else None
             if held is not None:
                 self.residual = [held.buffer]
                 self.epilogue = replace(self.epilogue, residual=True)
-                self._taken.append(user)
+                self._taken.append(total)
         self.take_functions()
-
-    def _residual(self, other: fx.Node, result: Held) -> Held | None:
-        if other is self._last or shape_of(other) != shape_of(self._last) or not self._lowering.is_ready(other):
-            return None
-        return self._lowering.like(other, result)
 
     def take_functions(self) -> None:
         """An activation, then a clamp."""
-        user = _only_user(self._last)
-        name = None if user is None else activation_name(user)
-        if user is not None and name is not None:
-            self.epilogue = replace(self.epilogue, activation=name)
-            self._taken.append(user)
-            user = _only_user(self._last)
-        bounds = None if user is None else clamp_bounds(user)
-        if user is not None and bounds is not None:
-            self.epilogue = replace(self.epilogue, clamp=bounds)
-            self._taken.append(user)
+        nodes, activation, clamp = functions_after(self._last)
+        self.epilogue = replace(self.epilogue, activation=activation, clamp=clamp)
+        self._taken += nodes
 
     def finish(self, result: Activation) -> Activation:
         """Let the operators taken have the result: the last one's readers want it, the others have no more."""
@@ -162,21 +124,6 @@ class _Fusion:
     @property
     def _last(self) -> fx.Node:
         return self._taken[-1]
-
-
-FUNCTIONS: dict[Any, str] = {
-    _aten.silu.default: "silu", _aten.sigmoid.default: "sigmoid", _aten.tanh.default: "tanh",
-    _aten.hardswish.default: "hardswish", _aten.hardsigmoid.default: "hardsigmoid", _aten.exp.default: "exp",
-    _aten.mish.default: "mish", _aten.softplus.default: "softplus", _aten.elu.default: "elu",
-}  # fmt: skip
-
-
-def activation_name(node: fx.Node) -> str | None:
-    """The name in `pruneaug.kernels.functions` of an elementwise operator with its default arguments."""
-    if node.target is _aten.gelu.default:
-        return "gelu_tanh" if node.kwargs.get("approximate", "none") == "tanh" else "gelu"
-    name = FUNCTIONS.get(node.target) if len(node.args) == 1 and not node.kwargs else None
-    return name if name in ACTIVATIONS else None
 
 
 def _weights(lowering: Lowering, call: LayerCall, op: Op) -> tuple[Weights, Variant]:
@@ -192,7 +139,7 @@ def _weights(lowering: Lowering, call: LayerCall, op: Op) -> tuple[Weights, Vari
 def _likeliest(lowering: Lowering, op: Op, keep: torch.Tensor | None) -> Variant:
     target = lowering.target
     sparsity = 0.0 if keep is None else float(1 - keep.float().mean())
-    rows = 1 if keep is None else _block_rows(keep)
+    rows = 1 if keep is None else rows_alike(keep, _HEIGHTS)
     return candidates(
         op, rows, sparsity, lanes=target.lanes, registers=target.registers, threads=target.threads
     )[0]  # fmt: skip
@@ -206,27 +153,7 @@ def _fitting(lowering: Lowering, variant: Variant, y: Planes) -> Variant:
     return variant if variant.vectors <= most else replace(variant, vectors=most)
 
 
-def _block_rows(keep: torch.Tensor) -> int:
-    """The height of the mask's blocks as kernels see it: the largest group of rows whose masks are all the same."""
-    for rows in (16, 8, 4, 2):
-        first = torch.arange(len(keep)) // rows * rows  # the first row of each row's group
-        if rows <= len(keep) and bool((keep == keep[first]).all()):
-            return rows
-    return 1
-
-
 def _input(node: fx.Node) -> fx.Node:
     source = node.args[0]
     assert isinstance(source, fx.Node)
     return source
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    values = [int(item) for item in value]
-    return (values[0], values[-1])

@@ -1,0 +1,217 @@
+"""The verb `bench network` on an NVIDIA GPU: a pruned network or a checkpoint in turns with PyTorch's dense ones."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneaug.api import benching
+from pruneaug.api.bench_choices import check_patterns, check_sparsity
+from pruneaug.api.bench_network import Sample, assign, build_network, is_checkpoint, kept_dense, layers_of
+from pruneaug.api.gpu_networks import KERNELS_FOLDER, compiled_programs
+from pruneaug.api.job import Progress, stage
+from pruneaug.api.loading import load_model
+from pruneaug.errors import InputError
+from pruneaug.exporter.checkpoint import read_checkpoint
+from pruneaug.kernels.cuda.ahead import compile_ahead
+from pruneaug.kernels.cuda.formats import FORMATS
+from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.network.layers import apply_masks
+from pruneaug.platforms.cuda import gpu_platform
+from pruneaug.platforms.gpu_state import GpuState, held_down
+from pruneaug.profiler.cuda.device import Device, TorchDevice
+from pruneaug.profiler.gpu_networks import GPU_RUNTIMES, GpuSubject, check_gpu_runtimes, time_on_gpu, torch_subject
+from pruneaug.profiler.network import ROUNDS
+from pruneaug.pruners.magnitude import Magnitude
+from pruneaug.registry import did_you_mean
+from pruneaug.report.data import OWN_SPARSE
+from pruneaug.runtime.cuda.building import CudaGraph, build_graph
+from pruneaug.runtime.cuda.network import CudaNetwork
+from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
+from pruneaug.runtime.cuda.recording import GraphRecorder, Recorder
+from pruneaug.searcher.space import assigned_sparsity
+
+_EVERY = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """How a named network is pruned: by magnitude, to blocks of `pattern`, the layers whose names match `layers`."""
+
+    pattern: str = "block:64x64"
+    sparsity: float = 0.9
+    layers: Sequence[str] = _EVERY
+
+
+@dataclass(frozen=True, slots=True)
+class GpuBench:
+    """What networks run on: a GPU, what records its graphs, what launches its kernels. Tests have others."""
+
+    make_device: Callable[[], Device] = TorchDevice
+    recorder: Recorder | None = None
+    kernels: LoadedKernels = KERNELS
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Case:
+    """A dense network, the masks of its pruned layers, and what a result says of them."""
+
+    model: nn.Module
+    inputs: tuple[torch.Tensor, ...]
+    masks: Mapping[str, torch.Tensor]
+    facts: Mapping[str, Any]
+
+
+def bench_gpu_network(
+    name: str,
+    *,
+    pruning: Pruning | None = None,
+    dtype: str = "bfloat16",
+    against: Sequence[str] = GPU_RUNTIMES,
+    sample: Sample | None = None,
+    batch: int | None = None,
+    rounds: int = ROUNDS,
+    seed: int = 0,
+    kernels: str | Path = KERNELS_FOLDER,
+    trust_code: bool = False,
+    bench: GpuBench | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure a network by its name, or a checkpoint's, on the first GPU: pruned by us, dense in `against`.
+
+    Weights and activations are of `dtype`. Layers that are not pruned are PyTorch's, and torch.compile fuses what is
+    between our kernels. All runtimes are recorded in CUDA graphs and timed in turns by the GPU's events. `kernels` is a
+    folder of compiled kernels; what it lacks is compiled if TVM is installed. `batch` is 1 by default, and a
+    checkpoint's own; a checkpoint has its own `pruning` too. `sample`, `seed` and `trust_code` are those of
+    `bench_network`.
+
+    Returns what `bench_network` does, with `dtype`, `gpu`, `state` of the GPU before and after, and `layers`: what
+    computes each of them. Raises InputError, without a GPU too, CompileError, CheckpointError.
+    """
+    check_gpu_runtimes(against)
+    _check(dtype, batch, rounds)
+    setting = bench or GpuBench()
+    device, recorder = setting.make_device(), setting.recorder or GraphRecorder()
+    case = _case(name, pruning, sample, batch, seed, trust_code, device.torch_device)
+    platform = gpu_platform(device.gpu, dtype=dtype)
+    built = _build(case, dtype, device.gpu.arch, device.torch_device)
+    programs = compiled_programs(built.shapes, device.gpu.arch, ProgramFolder(Path(kernels)), progress)
+
+    def ours() -> Callable[[], Any]:
+        network = CudaNetwork(built, programs, compiled=True, recorder=recorder, kernels=setting.kernels)
+        network(*case.inputs)
+        return network.replay
+
+    pruned = copy.deepcopy(case.model)
+    apply_masks(pruned, case.masks)
+    subjects = [
+        torch_subject(runtime, case.model, case.inputs, dtype, device.torch_device, recorder)
+        for runtime in dict.fromkeys(against)
+    ]
+    before = device.state()
+    times = time_on_gpu(
+        [*subjects, GpuSubject(OWN_SPARSE, pruned, ours)], case.inputs, dtype, device, rounds=rounds,
+        progress=stage(progress, "Bench"),
+    )  # fmt: skip
+    after = device.state()
+    return {
+        "network": name,
+        **case.facts,
+        "batch": len(case.inputs[0]),
+        **benching.described(times, platform, against),
+        "predicted_ms": None,
+        "rest": None,
+        "patterns": [],
+        "warnings": _held_down(after),
+        "dtype": dtype,
+        "gpu": device.gpu.to_json(),
+        "state": {"before": before.to_json(), "after": after.to_json()},
+        "layers": built.report.to_json()["layers"],
+    }
+
+
+def compile_gpu_network(
+    name: str,
+    arch: str,
+    *,
+    pruning: Pruning | None = None,
+    dtype: str = "bfloat16",
+    sample: Sample | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    kernels: str | Path = KERNELS_FOLDER,
+    trust_code: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compile the kernels that `bench_gpu_network` runs into the folder `kernels`; no GPU is needed.
+
+    Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
+    """
+    _check(dtype, batch, 1)
+    cpu = torch.device("cpu")
+    shapes = _build(_case(name, pruning, sample, batch, seed, trust_code, cpu), dtype, arch, cpu).shapes
+    failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
+    return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
+
+
+def _check(dtype: str, batch: int | None, rounds: int) -> None:
+    if dtype not in FORMATS:
+        raise InputError(
+            f"`dtype` on a GPU must be one of {', '.join(FORMATS)}, but got {dtype!r}{did_you_mean(dtype, FORMATS)}"
+        )
+    if (batch is not None and batch < 1) or rounds < 1:
+        raise InputError(f"`batch` and `rounds` must be at least 1, but got {batch} and {rounds}")
+
+
+def _case(
+    name: str, pruning: Pruning | None, sample: Sample | None, batch: int | None, seed: int, trust_code: bool,
+    device: torch.device,
+) -> _Case:  # fmt: skip
+    """The network and its masks, on the device."""
+    if is_checkpoint(name):
+        if pruning is not None or sample is not None or batch is not None:
+            raise InputError(
+                f"a checkpoint has its own masks and inputs, but {name!r} is one; leave pattern, sparsity, layers, "
+                "shape and batch out"
+            )
+        opened = read_checkpoint(name)
+        patterns = {str(choice.pattern) for choice in opened.assignment.values() if not choice.is_dense}
+        facts = {
+            "pattern": patterns.pop() if len(patterns) == 1 else "mixed",
+            "sparsity": assigned_sparsity(opened.assignment, opened.network),
+            "kept_dense": [],
+        }
+        model = load_model(opened, None, trust_code).to(device)
+        return _Case(model, tuple(x.to(device) for x in opened.example_inputs), opened.masks, facts)
+    asked = pruning or Pruning()
+    check_sparsity(asked.sparsity)
+    (block,) = check_patterns([asked.pattern])
+    model, inputs = build_network(name, sample=sample, batch=batch or 1, seed=seed, trust_code=trust_code)
+    if (use_attention := getattr(model, "set_attn_implementation", None)) is not None:
+        use_attention("sdpa")  # of transformers: one fused operator on a GPU, for all runtimes
+    model, inputs = model.to(device), tuple(x.to(device) for x in inputs)
+    network = layers_of(name, model, inputs)
+    assignment = assign(network, block, asked.sparsity, asked.layers)
+    masks = Magnitude().prune(model, network, assignment, None).masks
+    facts = {
+        "pattern": block,
+        "sparsity": asked.sparsity,
+        "kept_dense": kept_dense(network, block, asked.layers),
+    }
+    return _Case(model, inputs, masks, facts)
+
+
+def _build(case: _Case, dtype: str, arch: str, device: torch.device) -> CudaGraph:
+    return build_graph(case.model, case.inputs, case.masks, dtype=dtype, arch=arch, device=device)
+
+
+def _held_down(state: GpuState) -> list[str]:
+    """A warning if something held the clocks down at the end."""
+    reasons = held_down(state.held_down_by)
+    return [f"clocks were held down by {', '.join(reasons)}; ratios within a run still compare"] if reasons else []

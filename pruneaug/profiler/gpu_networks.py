@@ -1,0 +1,152 @@
+"""Whole networks on a GPU in turns, timed on the GPU's clock; each is checked before it is timed.
+
+All run in one process: a kernel that reads a wrong address ends it, and every network behind it becomes an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from pruneaug.errors import InputError, MeasurementError, PruneaugError
+from pruneaug.kernels.cuda.formats import FORMATS, TF32
+from pruneaug.profiler.cuda.device import Device, Run
+from pruneaug.profiler.network import NetworkTime, network_time
+from pruneaug.profiler.network_worker import relative_distance, tensors_of
+from pruneaug.registry import did_you_mean
+from pruneaug.runtime.cuda.building import channels_last
+from pruneaug.runtime.cuda.recording import Recorder
+
+TORCH, TORCH_COMPILE = "torch", "torch-compile"
+GPU_RUNTIMES = (TORCH, TORCH_COMPILE)
+"""PyTorch's operators, and TorchInductor with constant weights, both recorded in a CUDA graph."""
+LARGEST_ERRORS: Mapping[str, float] = {"float16": 2e-2, "bfloat16": 1e-1, "tf32": 2e-2, "float32": 1e-3}
+"""norm(difference) / norm(expected) against float64; rounding adds up over the layers, a wrong kernel is far above."""
+
+_RUN_US = 1000.0  # what is timed at once, at least: the events around it cost some microseconds
+_PER_ROUND = 8  # times that each network is timed in a round
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSubject:
+    """A network by the name of its runtime: `make` gives a call that computes it on the GPU and returns the outputs.
+
+    `model` is what it computes, for the reference in float64.
+    """
+
+    runtime: str
+    model: nn.Module
+    make: Callable[[], Callable[[], Any]]
+
+
+def check_gpu_runtimes(names: Sequence[str]) -> None:
+    """Raises InputError for a name that is not in GPU_RUNTIMES."""
+    if unknown := [name for name in names if name not in GPU_RUNTIMES]:
+        raise InputError(
+            f"`against` must name runtimes of {', '.join(GPU_RUNTIMES)} on a GPU, but got {', '.join(unknown)}"
+            f"{did_you_mean(unknown[0], GPU_RUNTIMES)}"
+        )
+
+
+def torch_subject(
+    runtime: str, model: nn.Module, inputs: Sequence[Any], dtype: str, device: torch.device, recorder: Recorder
+) -> GpuSubject:
+    """A network of PyTorch's in a runtime of GPU_RUNTIMES, its weights and activations in `dtype`."""
+
+    def make() -> Callable[[], Any]:
+        held = FORMATS[dtype].torch_dtype
+        network: Any = copy.deepcopy(model).to(device, held).eval()
+        images = any(isinstance(module, nn.Conv2d) for module in network.modules())
+        if images:
+            network = network.to(memory_format=torch.channels_last)
+        given = pytree.tree_map_only(
+            torch.Tensor,
+            lambda x: channels_last(x.to(device, held if x.is_floating_point() else None), images),
+            tuple(inputs),
+        )
+        if runtime == TORCH_COMPILE:
+            network = torch.compile(network, dynamic=False, options={"freezing": True})
+        again, results = recorder.record(lambda: network(*given))
+
+        def call() -> Any:
+            again()
+            return results
+
+        return call
+
+    return GpuSubject(runtime, model, make)
+
+
+@torch.no_grad()
+def time_on_gpu(
+    subjects: Sequence[GpuSubject],
+    inputs: Sequence[Any],
+    dtype: str,
+    device: Device,
+    *,
+    rounds: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[NetworkTime, ...]:
+    """Time the subjects in turns, `rounds` times some calls of each; the order is that of the subjects.
+
+    One that fails, or whose outputs are too far from float64, becomes a result with an error.
+    """
+    torch.set_float32_matmul_precision("high" if dtype == TF32.name else "highest")
+    torch.backends.cudnn.allow_tf32 = dtype == TF32.name
+    expected: dict[int, list[torch.Tensor]] = {}
+    results, ready = [], {}
+    for index, subject in enumerate(subjects):
+        if progress is not None:
+            progress(index, len(subjects) + rounds, f"compiling for {subject.runtime}")
+        accuracy: float | None = None
+        try:
+            if id(subject.model) not in expected:
+                expected[id(subject.model)] = _expected(subject.model, inputs, device)
+            call = subject.make()
+            accuracy = relative_distance(tensors_of(call()), expected[id(subject.model)])
+            if not accuracy <= LARGEST_ERRORS[dtype]:  # NaN is not
+                raise MeasurementError(
+                    f"its outputs' relative error in {dtype} must be at most {LARGEST_ERRORS[dtype]:g}, but is "
+                    f"{accuracy:g}; please report it"
+                )
+            ready[index] = _repeated(call, device)
+            error = None
+        except (PruneaugError, RuntimeError) as failure:  # PyTorch raises RuntimeError
+            error = f"{type(failure).__name__}: {failure}"
+        results.append(network_time(subject.runtime, [], accuracy, error))
+    times_us: dict[int, list[float]] = {index: [] for index in ready}
+    runs = [run for run, _ in ready.values()]
+    for done in range(rounds if runs else 0):
+        if progress is not None:
+            progress(len(subjects) + done, len(subjects) + rounds, "measuring")
+        for _ in range(_PER_ROUND):
+            for (index, (_, calls)), us in zip(ready.items(), device.times_us(runs), strict=True):
+                times_us[index].append(us / calls)
+    for index, times in times_us.items():
+        results[index] = network_time(subjects[index].runtime, times, results[index].max_relative_error, None)
+    return tuple(results)
+
+
+def _expected(model: nn.Module, inputs: Sequence[Any], device: Device) -> list[torch.Tensor]:
+    """What the network returns in float64."""
+    exact = copy.deepcopy(model).to(device.torch_device).double().eval()
+    given = pytree.tree_map_only(
+        torch.Tensor,
+        lambda x: x.to(device.torch_device, torch.float64 if x.is_floating_point() else None),
+        tuple(inputs),
+    )
+    return tensors_of(exact(*given))
+
+
+def _repeated(call: Run, device: Device) -> tuple[Run, int]:
+    """A call so many times that it takes long enough to be timed, and how many times that is."""
+    (us,) = device.times_us([call])
+    calls = max(1, math.ceil(_RUN_US / max(us, 1.0)))
+    return (lambda: [call() for _ in range(calls)]), calls
