@@ -53,7 +53,7 @@ class Pruning:
 class GpuBench:
     """What networks run on: a GPU, what records its graphs, what launches its kernels. Tests have others."""
 
-    make_device: Callable[[], Device] = TorchDevice
+    make_device: Callable[[int], Device] = TorchDevice  # by its number
     recorder: Recorder | None = None
     kernels: LoadedKernels = KERNELS
 
@@ -97,7 +97,7 @@ def bench_gpu_network(
     check_gpu_runtimes(against)
     _check(dtype, batch, rounds)
     setting = bench or GpuBench()
-    device, recorder = setting.make_device(), setting.recorder or GraphRecorder()
+    device, recorder = setting.make_device(0), setting.recorder or GraphRecorder()
     case = _case(name, pruning, sample, batch, seed, trust_code, device.torch_device)
     platform = gpu_platform(device.gpu, dtype=dtype)
     built = _build(case, dtype, device.gpu.arch, device.torch_device)

@@ -47,7 +47,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(KERNELS, "launch", lambda shape, scalars, arguments: arguments["y"].zero_())
     monkeypatch.setattr(module, "compiled_programs", programs)
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
-    return SimpleNamespace(compiled=compiled, bench=GpuBench(FakeDevice, Recorded(), KERNELS))
+    return SimpleNamespace(compiled=compiled, bench=GpuBench(lambda _: FakeDevice(), Recorded(), KERNELS))
 
 
 def test_a_network_is_measured_beside_pytorchs(fake):
