@@ -19,7 +19,6 @@ from pruneaug.profiler.remote.network import time_remotely
 from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, package_versions
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
-from pruneaug.runtime.plan import plan_from_json
 from pruneaug.searcher.space import assigned_sparsity
 from pruneaug.spec.platform import RemoteSpec
 
@@ -48,7 +47,7 @@ def bench(
     opened = read_checkpoint(checkpoint)
     platform = platform_for(opened, threads)
     program = export_program(load_model(opened, model, trust_code), opened.example_inputs)
-    dense_plans = {entry["name"]: plan_from_json(entry["dense_plan"]) for entry in opened.info["layers"]}
+    dense_plans = {entry["name"]: str(entry["dense_plan"]["variant"]) for entry in opened.info["layers"]}
     warnings = busy()
     times = measure(
         platform,

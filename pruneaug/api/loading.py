@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -81,7 +81,7 @@ def platform_for(checkpoint: Checkpoint, threads: int | None) -> Platform:
         return detect()
 
 
-def plans_for(checkpoint: Checkpoint, platform: Platform) -> dict[str, Any]:
+def plans_for(checkpoint: Checkpoint, platform: Platform) -> dict[str, str]:
     """The exported plans on the platform they were measured on; elsewhere none, and the likeliest variants serve."""
     return dict(checkpoint.plans) if checkpoint.info["platform"]["fingerprint"] == platform.fingerprint else {}
 

@@ -24,7 +24,7 @@ from pruneaug.errors import CheckpointError, InputError
 from pruneaug.files import atomic_write_bytes, atomic_write_text, storage_errors
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import parse_op
-from pruneaug.runtime.plan import LayerPlan, plan_from_json, plan_to_json
+from pruneaug.runtime.plan import Plans
 from pruneaug.sparsity.masks import expand_blocks, pool_scores
 from pruneaug.sparsity.matrix import weight_from_matrix, weight_matrix
 from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice
@@ -47,7 +47,7 @@ class Checkpoint:
     network: Network
     assignment: Assignment
     masks: Mapping[str, torch.Tensor]
-    plans: Mapping[str, LayerPlan]
+    plans: Plans
     example_inputs: tuple[torch.Tensor, ...]
     info: Mapping[str, Any]
 
@@ -68,8 +68,8 @@ def write_checkpoint(
     weights: Mapping[str, torch.Tensor],
     network: Network,
     assignment: Assignment,
-    plans: Mapping[str, LayerPlan],
-    dense_plans: Mapping[str, LayerPlan],
+    plans: Plans,
+    dense_plans: Plans,
     example_inputs: Sequence[torch.Tensor],
     facts: Mapping[str, Any],
 ) -> Path:
@@ -91,8 +91,8 @@ def write_checkpoint(
     layers = [
         {
             **_layer_info(layer, assignment.get(layer.name, DENSE), weights[weight_name(layer.name)]),
-            **plan_to_json(plans[layer.name]),
-            "dense_plan": plan_to_json(dense_plans[layer.name]),
+            "variant": plans[layer.name],
+            "dense_plan": {"variant": dense_plans[layer.name]},
         }
         for layer in network.layers
     ]
@@ -113,7 +113,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
             (Layer(entry["name"], parse_op(entry["op"]), int(entry["calls"])), LayerChoice.from_json(entry), entry)
             for entry in info["layers"]
         ]
-        plans = {entry["name"]: plan_from_json(entry) for _, _, entry in layers}
+        plans = {entry["name"]: str(entry["variant"]) for _, _, entry in layers}
         example_inputs = tuple(inputs[str(index)] for index in range(len(inputs)))
         digests = {layer.name: entry["map_digest"] for layer, choice, entry in layers if choice.pattern is not None}
         weights_sha256 = info["weights_sha256"]

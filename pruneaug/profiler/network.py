@@ -27,7 +27,7 @@ from pruneaug.profiler.probe import ProbeProcess
 from pruneaug.profiler.process import worker_environment
 from pruneaug.profiler.runtimes import RUNTIMES
 from pruneaug.profiler.turns import LONGEST_TURN_S, TurnTaking
-from pruneaug.runtime.plan import LayerPlan, plan_to_json
+from pruneaug.runtime.plan import Plans
 
 ROUNDS = 8
 _PROBED_S = 0.5  # of turns; fewer are over before a probe would be ready
@@ -49,7 +49,7 @@ class Subject:
     runtime: str
     program: ExportedProgram
     network: Network | None = None
-    plans: Mapping[str, LayerPlan] = field(default_factory=dict)
+    plans: Plans = field(default_factory=dict)
     masks: Mapping[str, torch.Tensor] = field(default_factory=dict)
     save_to: Path | None = None
 
@@ -225,8 +225,7 @@ def setup_of(subject: Subject, platform: Platform, masks: Path) -> dict[str, Any
         "threads": platform.threads,
         "masks": str(masks) if subject.masks else None,
         "layers": [
-            {"name": layer.name, "op": layer.op.key, **plan_to_json(subject.plans.get(layer.name, LayerPlan()))}
-            for layer in layers
+            {"name": layer.name, "op": layer.op.key, "variant": subject.plans.get(layer.name, "")} for layer in layers
         ],
         "target": platform.kernel_target(),
     }

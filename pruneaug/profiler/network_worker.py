@@ -30,7 +30,6 @@ from pruneaug.profiler.worker import claim_stdout, die_with_parent
 if TYPE_CHECKING:
     from pruneaug.network.layers import Network
     from pruneaug.runtime.network import CompiledNetwork
-    from pruneaug.runtime.plan import LayerPlan
 
 _WARM_UP = 3  # calls at the start of every turn: wake the threads, fill the caches
 
@@ -97,16 +96,15 @@ def _compiled(program: torch.export.ExportedProgram, setup: Mapping[str, Any]) -
     return compile_network(program, *described_network(setup), CpuTarget(**setup["target"]))
 
 
-def described_network(setup: Mapping[str, Any]) -> tuple[Network, dict[str, torch.Tensor], dict[str, LayerPlan]]:
+def described_network(setup: Mapping[str, Any]) -> tuple[Network, dict[str, torch.Tensor], dict[str, str]]:
     """The network, the masks and the plans that a process is told of."""
     from safetensors.torch import load_file
 
     from pruneaug.network.layers import Layer, Network
     from pruneaug.network.ops import parse_op
-    from pruneaug.runtime.plan import plan_from_json
 
     layers = tuple(Layer(layer["name"], parse_op(layer["op"])) for layer in setup["layers"])
-    plans = {layer["name"]: plan_from_json(layer) for layer in setup["layers"]}
+    plans = {layer["name"]: layer["variant"] for layer in setup["layers"]}
     masks = {name: mask.bool() for name, mask in load_file(setup["masks"]).items()} if setup["masks"] else {}
     return Network(layers), masks, plans
 

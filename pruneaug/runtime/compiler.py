@@ -24,7 +24,7 @@ from pruneaug.runtime.graph import LayerCall, called_layers, conv_op, layer_call
 from pruneaug.runtime.lowering import Lowering
 from pruneaug.runtime.network import CompiledFunction, CompiledNetwork
 from pruneaug.runtime.operators import HANDLERS
-from pruneaug.runtime.plan import LayerPlan
+from pruneaug.runtime.plan import Plans
 from pruneaug.runtime.report import CompileReport
 from pruneaug.runtime.schedule import build
 from pruneaug.runtime.signature import Signature
@@ -37,7 +37,7 @@ def compile_network(
     program: ExportedProgram,
     network: Network,
     masks: Mapping[str, torch.Tensor],
-    plans: Mapping[str, LayerPlan],
+    plans: Plans,
     target: CpuTarget,
 ) -> CompiledNetwork:
     """Compile a network for inputs like those it was exported with.
@@ -58,7 +58,7 @@ def compile_programs(
     programs: Mapping[str, ExportedProgram],
     network: Network,
     masks: Mapping[str, torch.Tensor],
-    plans: Mapping[str, LayerPlan],
+    plans: Plans,
     target: CpuTarget,
 ) -> CompiledNetwork:
     """`compile_network` for several exports of one network, each for inputs of its own shapes, into one module."""
@@ -71,7 +71,7 @@ def build_programs(
     programs: Mapping[str, ExportedProgram],
     network: Network,
     masks: Mapping[str, torch.Tensor],
-    plans: Mapping[str, LayerPlan],
+    plans: Plans,
     target: CpuTarget,
 ) -> tuple[Executable, dict[str, CompiledFunction]]:
     """The machine code of `compile_programs`, which may be another machine's, and its functions by their names."""
@@ -108,9 +108,7 @@ def prepare(program: ExportedProgram, masks: Mapping[str, torch.Tensor]) -> fx.G
     return graph
 
 
-def _lower(
-    graph: fx.GraphModule, masks: Mapping[str, torch.Tensor], plans: Mapping[str, LayerPlan], target: CpuTarget
-) -> Steps:
+def _lower(graph: fx.GraphModule, masks: Mapping[str, torch.Tensor], plans: Plans, target: CpuTarget) -> Steps:
     convolutions = [conv_op(call) for call in layer_calls(graph) if call.weight.dim() == 4]
     return Lowering(graph, target, Layouts(convolutions, target.lanes), masks, plans).run(HANDLERS)
 

@@ -27,7 +27,7 @@ from pruneaug.kernels.planes import Planes, token_planes
 from pruneaug.runtime.activations import CHANNELS_FIRST, CHANNELS_LAST, Activation, Held
 from pruneaug.runtime.fallback import check_value, extract_region
 from pruneaug.runtime.graph import constant, module_path
-from pruneaug.runtime.plan import LayerPlan
+from pruneaug.runtime.plan import Plans
 from pruneaug.runtime.steps import Buffer, KernelStep, Literal, RegionStep, Source, Steps
 
 Handler = Callable[["Lowering", fx.Node], Activation | None]
@@ -46,7 +46,7 @@ class Lowering:
         target: CpuTarget,
         layouts: Layouts,
         masks: Mapping[str, torch.Tensor],
-        plans: Mapping[str, LayerPlan],
+        plans: Plans,
     ) -> None:
         self.graph = graph
         self.target = target

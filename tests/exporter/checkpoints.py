@@ -9,7 +9,6 @@ from pruneaug.exporter.checkpoint import write_checkpoint
 from pruneaug.network.layers import apply_masks, find_layers
 from pruneaug.platforms import detect
 from pruneaug.pruners.magnitude import Magnitude
-from pruneaug.runtime.plan import LayerPlan
 from pruneaug.sparsity.patterns import Block, LayerChoice
 
 CHOICES = {"0": LayerChoice(Block(4, 2), 0.5), "3": LayerChoice(Block(8, 1), 0.75)}
@@ -31,7 +30,7 @@ def make_checkpoint(folder, model=None, choices=CHOICES, **facts):
 
 
 def write(folder, model, network, choices, inputs, **facts):
-    plans = {layer.name: LayerPlan() for layer in network.layers}
+    plans = {layer.name: "" for layer in network.layers}
     known = {"platform": detect(1).to_json(), "latency": {"ms_predicted": 1.5}, "spec": None, "model_facts": {}}
     return write_checkpoint(folder, model.state_dict(), network, choices, plans, plans, inputs, {**known, **facts})
 

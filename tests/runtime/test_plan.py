@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from pruneaug.errors import LatencyTableError
-from pruneaug.kernels.variants import Variant
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import LinearOp
 from pruneaug.profiler.plan import Cell
-from pruneaug.runtime.plan import LayerPlan, plan_from_json, plan_layers, plan_to_json
+from pruneaug.runtime.plan import plan_layers
 from pruneaug.sparsity.patterns import Block, LayerChoice
 from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_record
 
@@ -36,16 +35,11 @@ TABLE = LatencyTable(
 
 
 def test_a_plan_is_the_kernel_variant_of_each_layers_choice_even_where_another_library_is_faster():
-    assert plan_layers(NETWORK, {}, TABLE) == {"a": LayerPlan(Variant(8, 1, 1)), "b": LayerPlan(Variant(8, 1, 2))}
+    assert plan_layers(NETWORK, {}, TABLE) == {"a": "h8v1s1", "b": "h8v1s2"}
     sparse = {"b": LayerChoice(Block(8, 1), 0.8)}
-    assert plan_layers(NETWORK, sparse, TABLE)["b"] == LayerPlan(Variant(8, 3, 1))  # of the nearest sparsity
+    assert plan_layers(NETWORK, sparse, TABLE)["b"] == "h8v3s1"  # of the nearest sparsity
 
 
 def test_a_choice_that_was_not_measured_has_no_plan():
     with pytest.raises(LatencyTableError, match="block:4x1"):
         plan_layers(NETWORK, {"b": LayerChoice(Block(4, 1), 0.8)}, TABLE)
-
-
-@pytest.mark.parametrize("plan", [LayerPlan(), LayerPlan(Variant(8, 3, 2))])
-def test_a_plan_reads_back_from_json(plan):
-    assert plan_from_json(plan_to_json(plan)) == plan

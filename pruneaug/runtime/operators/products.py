@@ -11,7 +11,7 @@ from torch import fx
 from pruneaug.kernels.layers import copied_convolution
 from pruneaug.kernels.planes import Planes
 from pruneaug.kernels.products import conv_product, runs, token_product, vector_product
-from pruneaug.kernels.variants import Variant, candidates
+from pruneaug.kernels.variants import Variant, candidates, parse_variant
 from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import LinearOp, Op
 from pruneaug.runtime.activations import CHANNELS_FIRST, CHANNELS_LAST, Activation, Held
@@ -132,8 +132,7 @@ def _weights(lowering: Lowering, call: LayerCall, op: Op) -> tuple[Weights, Vari
     matrix = weight_matrix(call.weight)
     keep = None if mask is None else weight_matrix(mask)
     plan = lowering.plans.get(call.name)
-    variant = None if plan is None else plan.variant
-    return Weights(matrix, keep, call.bias), variant or _likeliest(lowering, op, keep)
+    return Weights(matrix, keep, call.bias), parse_variant(plan) if plan else _likeliest(lowering, op, keep)
 
 
 def _likeliest(lowering: Lowering, op: Op, keep: torch.Tensor | None) -> Variant:
