@@ -13,6 +13,7 @@ from pruneaug.kernels.cuda.ahead import compile_ahead
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS
+from pruneaug.kernels.cuda.variants import TORCH
 from pruneaug.latency.break_even import break_even
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.table import RUNTIME_LIBRARY
@@ -21,7 +22,6 @@ from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.cuda.cases import (
     BOTH_LAYOUTS,
     LIBRARIES,
-    TORCH,
     Group,
     Subject,
     groups_of,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import nn
 from pruneaug.api import benching
 from pruneaug.api.bench_choices import check_patterns, check_sparsity
 from pruneaug.api.bench_network import Sample, assign, build_network, is_checkpoint, kept_dense, layers_of
-from pruneaug.api.gpu_networks import KERNELS_FOLDER, compiled_programs
 from pruneaug.api.job import Progress, stage
 from pruneaug.api.loading import load_model
 from pruneaug.errors import InputError
@@ -24,18 +23,17 @@ from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.network.layers import apply_masks
 from pruneaug.platforms.cuda import gpu_platform
-from pruneaug.platforms.gpu_state import GpuState, held_down
-from pruneaug.profiler.cuda.device import Device, TorchDevice
-from pruneaug.profiler.gpu_networks import GPU_RUNTIMES, GpuSubject, check_gpu_runtimes, time_on_gpu, torch_subject
+from pruneaug.platforms.platform import Platform
+from pruneaug.profiler.gpu_networks import GPU_RUNTIMES, check_gpu_runtimes, time_on_gpu, torch_subject
+from pruneaug.profiler.local_gpu import LocalGpu, own_subject
 from pruneaug.profiler.network import ROUNDS
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.registry import did_you_mean
 from pruneaug.report.data import OWN_SPARSE
-from pruneaug.runtime.cuda.building import CudaGraph, build_graph
-from pruneaug.runtime.cuda.network import CudaNetwork
-from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
-from pruneaug.runtime.cuda.recording import GraphRecorder, Recorder
+from pruneaug.runtime.cuda.building import build_graph
+from pruneaug.runtime.plan import Plans
 from pruneaug.searcher.space import assigned_sparsity
+from pruneaug.spec.platform import KERNELS_FOLDER
 
 _EVERY = ("*",)
 
@@ -49,23 +47,24 @@ class Pruning:
     layers: Sequence[str] = _EVERY
 
 
-@dataclass(frozen=True, slots=True)
-class GpuBench:
-    """What networks run on: a GPU, what records its graphs, what launches its kernels. Tests have others."""
-
-    make_device: Callable[[int], Device] = TorchDevice  # by its number
-    recorder: Recorder | None = None
-    kernels: LoadedKernels = KERNELS
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Case:
-    """A dense network, the masks of its pruned layers, and what a result says of them."""
+    """A dense network, the masks of its pruned layers, and what a result says of them.
+
+    `plans` are a checkpoint's, and `platform` where they hold.
+    """
 
     model: nn.Module
     inputs: tuple[torch.Tensor, ...]
     masks: Mapping[str, torch.Tensor]
     facts: Mapping[str, Any]
+    plans: Plans = field(default_factory=dict)
+    platform: Platform | None = None
+
+    def plans_on(self, platform: Platform) -> Plans:
+        """What computes each layer, where that was measured on this platform."""
+        known = self.platform is not None and self.platform.fingerprint == platform.fingerprint
+        return self.plans if known else {}
 
 
 def bench_gpu_network(
@@ -80,46 +79,42 @@ def bench_gpu_network(
     seed: int = 0,
     kernels: str | Path = KERNELS_FOLDER,
     trust_code: bool = False,
-    bench: GpuBench | None = None,
+    gpu: LocalGpu | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure a network by its name, or a checkpoint's, on the first GPU: pruned by us, dense in `against`.
+    """Measure a network by its name, or a checkpoint's, on a GPU, the first one: pruned by us, dense in `against`.
 
     Weights and activations are of `dtype`. Layers that are not pruned are PyTorch's, and torch.compile fuses what is
     between our kernels. All runtimes are recorded in CUDA graphs and timed in turns by the GPU's events. `kernels` is a
-    folder of compiled kernels; what it lacks is compiled if TVM is installed. `batch` is 1 by default, and a
-    checkpoint's own; a checkpoint has its own `pruning` too. `sample`, `seed` and `trust_code` are those of
-    `bench_network`.
+    folder of compiled kernels, unless `gpu` has its own; what it lacks is compiled if TVM is installed. `batch` is 1 by
+    default, and a checkpoint's own; a checkpoint has its own `pruning` too. `sample`, `seed` and `trust_code` are those
+    of `bench_network`.
 
     Returns what `bench_network` does, with `dtype`, `gpu`, `state` of the GPU before and after, and `layers`: what
     computes each of them. Raises InputError, without a GPU too, CompileError, CheckpointError.
     """
     check_gpu_runtimes(against)
     _check(dtype, batch, rounds)
-    setting = bench or GpuBench()
-    device, recorder = setting.make_device(0), setting.recorder or GraphRecorder()
+    there = gpu or LocalGpu(folder=kernels)
+    device = there.device
     case = _case(name, pruning, sample, batch, seed, trust_code, device.torch_device)
     platform = gpu_platform(device.gpu, dtype=dtype)
-    built = _build(case, dtype, device.gpu.arch, device.torch_device)
-    programs = compiled_programs(built.shapes, device.gpu.arch, ProgramFolder(Path(kernels)), progress)
-
-    def ours() -> Callable[[], Any]:
-        network = CudaNetwork(built, programs, compiled=True, recorder=recorder, kernels=setting.kernels)
-        network(*case.inputs)
-        return network.replay
-
+    ours = there.network(
+        case.model, case.inputs, case.masks, dtype=dtype, variants=case.plans_on(platform),
+        progress=stage(progress, "Compile"),
+    )  # fmt: skip
     pruned = copy.deepcopy(case.model)
     apply_masks(pruned, case.masks)
     subjects = [
-        torch_subject(runtime, case.model, case.inputs, dtype, device.torch_device, recorder)
+        torch_subject(runtime, case.model, case.inputs, dtype, device.torch_device, there.recorder)
         for runtime in dict.fromkeys(against)
     ]
     before = device.state()
     times = time_on_gpu(
-        [*subjects, GpuSubject(OWN_SPARSE, pruned, ours)], case.inputs, dtype, device, rounds=rounds,
-        progress=stage(progress, "Bench"),
+        [*subjects, own_subject(OWN_SPARSE, pruned, case.inputs, lambda: ours)], case.inputs, dtype, device,
+        rounds=rounds, progress=stage(progress, "Bench"),
     )  # fmt: skip
-    after = device.state()
+    after, warnings = device.state(), there.warnings()
     return {
         "network": name,
         **case.facts,
@@ -128,11 +123,11 @@ def bench_gpu_network(
         "predicted_ms": None,
         "rest": None,
         "patterns": [],
-        "warnings": _held_down(after),
+        "warnings": list(warnings),
         "dtype": dtype,
         "gpu": device.gpu.to_json(),
         "state": {"before": before.to_json(), "after": after.to_json()},
-        "layers": built.report.to_json()["layers"],
+        "layers": ours.report.to_json()["layers"],
     }
 
 
@@ -155,7 +150,10 @@ def compile_gpu_network(
     """
     _check(dtype, batch, 1)
     cpu = torch.device("cpu")
-    shapes = _build(_case(name, pruning, sample, batch, seed, trust_code, cpu), dtype, arch, cpu).shapes
+    case = _case(name, pruning, sample, batch, seed, trust_code, cpu)
+    plans = case.plans if case.platform is not None and case.platform.arch == arch else {}
+    built = build_graph(case.model, case.inputs, case.masks, dtype=dtype, arch=arch, device=cpu, variants=plans)
+    shapes = built.shapes
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
     return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
 
@@ -188,7 +186,8 @@ def _case(
             "kept_dense": [],
         }
         model = load_model(opened, None, trust_code).to(device)
-        return _Case(model, tuple(x.to(device) for x in opened.example_inputs), opened.masks, facts)
+        inputs = tuple(x.to(device) for x in opened.example_inputs)
+        return _Case(model, inputs, opened.masks, facts, opened.plans, opened.platform)
     asked = pruning or Pruning()
     check_sparsity(asked.sparsity)
     (block,) = check_patterns([asked.pattern])
@@ -205,13 +204,3 @@ def _case(
         "kept_dense": kept_dense(network, block, asked.layers),
     }
     return _Case(model, inputs, masks, facts)
-
-
-def _build(case: _Case, dtype: str, arch: str, device: torch.device) -> CudaGraph:
-    return build_graph(case.model, case.inputs, case.masks, dtype=dtype, arch=arch, device=device)
-
-
-def _held_down(state: GpuState) -> list[str]:
-    """A warning if something held the clocks down at the end."""
-    reasons = held_down(state.held_down_by)
-    return [f"clocks were held down by {', '.join(reasons)}; ratios within a run still compare"] if reasons else []

@@ -22,8 +22,8 @@ from pruneaug.latency.network import predict
 from pruneaug.latency.rest import alike
 from pruneaug.network.layers import Network, apply_masks, find_layers
 from pruneaug.platforms import detect
-from pruneaug.platforms.load import busy
 from pruneaug.profiler.network import ROUNDS, Subject
+from pruneaug.profiler.place import Place
 from pruneaug.profiler.rest import sample_network
 from pruneaug.profiler.runtimes import RUNTIMES, check_runtimes
 from pruneaug.pruners.magnitude import Magnitude
@@ -100,20 +100,21 @@ def bench_network(
     if sparsity == 0:
         blocks = []
     candidates = [prune(model, network, inputs, block, sparsity) for block in blocks]
-    warnings = busy()
+    place = Place(platform)
+    warnings = place.warnings()
     others = [first if first != sparsity else second for first, second in _OTHER_SPARSITIES]
     table = measure_ops([layer.op for layer in network.layers], blocks, [sparsity, *others], platform, progress)
     dense = plan_layers(network, {}, table)
     chosen = [alike(network, block, sparsity) for block in blocks]
     candidates = [replace(c, plans=plan_layers(network, choices, table)) for c, choices in zip(candidates, chosen)]
-    tried, best = benching.fastest(candidates, blocks, platform, rounds, progress)
+    tried, best = benching.fastest(candidates, blocks, place, rounds, progress)
     pattern = None if best is None else blocks[best]
     # What predicts the network is measured in the same turns: a drift of the machine between them is no error of it.
     sampled = None if pattern is None else sample_network(model, inputs, network, table, pattern, [*others, 0.0])
     times = benching.measure(
-        platform,
+        place,
         against,
-        dense=Subject(OWN_DENSE, export_program(model, inputs), network, dense),
+        dense=Subject(OWN_DENSE, model, export_program(model, inputs), network, dense),
         pruned=None if best is None else candidates[best],
         more=() if sampled is None else sampled.subjects[:-1],
         rounds=rounds,
@@ -203,7 +204,7 @@ def prune(model: nn.Module, network: Network, inputs: tuple[torch.Tensor, ...], 
     pruned = copy.deepcopy(model)
     masks = Magnitude().prune(pruned, network, assign(network, block, sparsity), None).masks
     apply_masks(pruned, masks)
-    return Subject(OWN_SPARSE, export_program(pruned, inputs), network, masks=masks)
+    return Subject(OWN_SPARSE, pruned, export_program(pruned, inputs), network, masks=masks)
 
 
 def assign(network: Network, block: str, sparsity: float, names: Sequence[str] = ("*",)) -> Assignment:

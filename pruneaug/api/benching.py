@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ from pruneaug.api.job import Progress, stage
 from pruneaug.api.loading import load_model, plans_for, platform_for
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform
-from pruneaug.platforms.load import busy
-from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject, time_networks
-from pruneaug.profiler.remote.network import time_remotely
+from pruneaug.profiler.gpu_networks import check_gpu_runtimes
+from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject
+from pruneaug.profiler.place import Place
 from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, package_versions
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.searcher.space import assigned_sparsity
-from pruneaug.spec.platform import RemoteSpec
 
 BASELINES = tuple(RUNTIMES)
 
@@ -46,14 +45,16 @@ def bench(
     check_runtimes(against)
     opened = read_checkpoint(checkpoint)
     platform = platform_for(opened, threads)
-    program = export_program(load_model(opened, model, trust_code), opened.example_inputs)
+    network = load_model(opened, model, trust_code)
+    program = export_program(network, opened.example_inputs)
     dense_plans = {entry["name"]: str(entry["dense_plan"]["variant"]) for entry in opened.info["layers"]}
-    warnings = busy()
+    place = Place(platform)
+    warnings = place.warnings()
     times = measure(
-        platform,
+        place,
         against,
-        dense=Subject(OWN_DENSE, program, opened.network, dense_plans if plans_for(opened, platform) else {}),
-        pruned=Subject(OWN_SPARSE, program, opened.network, plans_for(opened, platform), opened.masks),
+        dense=Subject(OWN_DENSE, network, program, opened.network, dense_plans if plans_for(opened, platform) else {}),
+        pruned=Subject(OWN_SPARSE, network, program, opened.network, plans_for(opened, platform), opened.masks),
         rounds=rounds,
         progress=progress,
     )
@@ -108,55 +109,40 @@ def _largest(errors: Sequence[float | None]) -> float | None:
 
 
 def measure(
-    platform: Platform,
+    place: Place,
     against: Sequence[str],
     *,
     dense: Subject,
     pruned: Subject | None,
     more: Sequence[Subject] = (),
     rounds: int = ROUNDS,
-    remote: RemoteSpec | None = None,
     progress: Progress | None = None,
 ) -> tuple[NetworkTime, ...]:
     """Times of the dense network in those runtimes of `against` that are installed, in ours, of the pruned one, and of
-    `more` at the end. On a `remote` device there is only ours.
+    `more` at the end. On a remote device there is only ours.
 
     Raises InputError for an unknown runtime, DeviceError if the device is lost.
     """
-    check_runtimes(against)
-    names = () if remote is not None else tuple(dict.fromkeys(against))
-    others = [Subject(name, dense.program) for name in names if absent_packages(name) is None]
+    (check_runtimes if place.gpu is None else check_gpu_runtimes)(against)
+    names = () if place.remote is not None else tuple(dict.fromkeys(against))
+    others = [Subject(name, dense.model, dense.program) for name in names if absent_packages(name) is None]
     subjects = [*others, dense, *([] if pruned is None else [pruned]), *more]
-    return _timed(subjects, platform, remote, rounds, stage(progress, "Bench"))
+    return place.time(subjects, rounds=rounds, progress=stage(progress, "Bench"))
 
 
-def compile_only(
-    platform: Platform, pruned: Subject, progress: Progress | None = None, *, remote: RemoteSpec | None = None
-) -> NetworkTime:
+def compile_only(place: Place, pruned: Subject, progress: Progress | None = None) -> NetworkTime:
     """The pruned network compiled, checked and saved where it says, and not timed.
 
-    It is checked on the device if the platform is `remote`. Raises DeviceError if that is lost.
+    It is checked on the device if that is remote. Raises DeviceError if it is lost.
     """
-    (result,) = _timed([pruned], platform, remote, 0, stage(progress, "Compile"))
+    (result,) = place.time([pruned], rounds=0, progress=stage(progress, "Compile"))
     return result
-
-
-def _timed(
-    subjects: Sequence[Subject],
-    platform: Platform,
-    remote: RemoteSpec | None,
-    rounds: int,
-    told: Callable[[int, int, str], None] | None,
-) -> tuple[NetworkTime, ...]:
-    if remote is not None:
-        return time_remotely(subjects, platform, remote, rounds=rounds, progress=told)
-    return time_networks(subjects, platform, rounds=rounds, progress=told)
 
 
 def fastest(
     candidates: Sequence[Subject],
     patterns: Sequence[str],
-    platform: Platform,
+    place: Place,
     rounds: int,
     progress: Progress | None,
 ) -> tuple[list[dict[str, Any]], int | None]:
@@ -166,7 +152,7 @@ def fastest(
     """
     if len(candidates) < 2:
         return [], 0 if candidates else None
-    times = time_networks(candidates, platform, rounds=rounds, progress=stage(progress, "Patterns"))
+    times = place.time(candidates, rounds=rounds, progress=stage(progress, "Patterns"))
     best = min(range(len(times)), key=lambda i: float("inf") if (ms := times[i].latency_ms) is None else ms)
     rows = [{"pattern": pattern, **as_json(time)} for pattern, time in zip(patterns, times, strict=True)]
     return rows, best

@@ -11,14 +11,12 @@ from typing import Any
 from pruneaug.api.benching import BASELINES, compile_only, disturbances, measure
 from pruneaug.api.job import OpenJob, Progress, open_job
 from pruneaug.api.reporting import build_report, write_report
-from pruneaug.errors import InputError, RunError
+from pruneaug.errors import RunError
 from pruneaug.exporter.artifact import add_artifact, artifact_path
 from pruneaug.exporter.checkpoint import add_facts, write_checkpoint
 from pruneaug.latency.network import NetworkLatency, predict
-from pruneaug.platforms.load import busy
+from pruneaug.profiler.gpu_networks import GPU_RUNTIMES
 from pruneaug.profiler.network import NetworkTime, Subject
-from pruneaug.profiler.remote.detect import warnings_of
-from pruneaug.profiler.rest import NOT_TIMED, times_networks
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.plan import plan_layers
 from pruneaug.searcher.dense import load_dense
@@ -57,8 +55,6 @@ def export(
 
 def export_job(job: OpenJob, run: RunDir, measured: bool = True, progress: Progress | None = None) -> Exported:
     """`export` for a job that is already open."""
-    if not times_networks(job.platform):
-        raise InputError(f"an export compiles and times the network on {job.platform.name}, but {NOT_TIMED}")
     with run.lock():
         if not run.info.exists():
             raise RunError(
@@ -69,7 +65,7 @@ def export_job(job: OpenJob, run: RunDir, measured: bool = True, progress: Progr
 
 def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Exported:
     table, _, warnings = job.measured()
-    remote = job.spec.platform.remote
+    place = job.place
     rest_us = float(read_json(run.info)["rest_us"])
     records = finished_trials(run, job.spec.search, predict(job.network, {}, table, rest_us).total_us)
     progress("Export", 0, 2, "test accuracy")
@@ -96,22 +92,22 @@ def _export(job: OpenJob, run: RunDir, measured: bool, progress: Progress) -> Ex
             job.example_inputs,
             {**_facts(job, predicted, predicted_dense), **_results(report)},
         )
-        save_to = artifact_path(checkpoint, job.platform.name)
-        pruned = Subject(OWN_SPARSE, job.program(best.model), job.network, plans, best.masks, save_to)
+        save_to = artifact_path(checkpoint, job.platform)
+        pruned = Subject(OWN_SPARSE, best.model, job.program(best.model), job.network, plans, best.masks, save_to)
     write_report(run, report)
     progress("Export", 2, 2, "")
     times: tuple[NetworkTime, ...] = ()
     if measured:
-        dense = Subject(OWN_DENSE, job.program(dense_model), job.network, dense_plans)
-        warnings += busy() if remote is None else (*warnings_of(remote), _OURS_ONLY)
-        times = compiled = measure(
-            job.platform, BASELINES, dense=dense, pruned=pruned, remote=remote, progress=progress
-        )
+        dense = Subject(OWN_DENSE, dense_model, job.program(dense_model), job.network, dense_plans)
+        warnings += place.warnings() if place.remote is None else (*place.warnings(), _OURS_ONLY)
+        against = BASELINES if place.gpu is None else GPU_RUNTIMES
+        times = compiled = measure(place, against, dense=dense, pruned=pruned, progress=progress)
+        warnings += () if place.gpu is None else place.gpu.warnings()
     else:
-        compiled = () if pruned is None else (compile_only(job.platform, pruned, progress, remote=remote),)
+        compiled = () if pruned is None else (compile_only(place, pruned, progress),)
     warnings += disturbances(times)
     warnings += tuple(f"the artifact could not be saved: {t.save_error}" for t in compiled if t.save_error is not None)
-    artifact = None if checkpoint is None else add_artifact(checkpoint, job.platform.name)
+    artifact = None if checkpoint is None else add_artifact(checkpoint, job.platform)
     report = describe(times, warnings, None if artifact is None else str(artifact.relative_to(run.path)))
     if checkpoint is not None:
         add_facts(checkpoint, _results(report))

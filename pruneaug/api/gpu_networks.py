@@ -1,8 +1,8 @@
-"""A PyTorch network whose pruned layers run our kernels on the GPU of this machine."""
+"""A PyTorch network whose pruned layers run our kernels on a GPU of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +11,14 @@ from torch import nn
 
 from pruneaug.api.compiling import check_inputs, zeros
 from pruneaug.api.job import Progress, stage
-from pruneaug.errors import CompileError
-from pruneaug.kernels.cuda.ahead import compile_ahead
-from pruneaug.kernels.cuda.program import Program, ProgramFolder
 from pruneaug.network.layers import list_layers
-from pruneaug.platforms.cuda import detect_gpu
-from pruneaug.runtime.cuda.building import build_graph
+from pruneaug.profiler.local_gpu import LocalGpu
 from pruneaug.runtime.cuda.choice import Choose, largest_that_fills
 from pruneaug.runtime.cuda.network import CudaNetwork
+from pruneaug.spec.platform import KERNELS_FOLDER
 
 if TYPE_CHECKING:
-    from pruneaug.kernels.cuda.shapes import Shape
     from pruneaug.kernels.cuda.variants import CudaVariant
-
-KERNELS_FOLDER = "cuda-kernels"
 
 
 def compile_for_gpu(
@@ -34,6 +28,7 @@ def compile_for_gpu(
     masks: Mapping[str, torch.Tensor] | None = None,
     dtype: str = "bfloat16",
     compiled: bool = False,
+    index: int = 0,
     kernels: str | Path = KERNELS_FOLDER,
     choose: Choose = largest_that_fills,
     variants: Mapping[str, CudaVariant | str] | None = None,
@@ -46,26 +41,16 @@ def compile_for_gpu(
     float16, bfloat16, tf32 or float32. `masks` (layer name -> bool, in the weight's layout) says which weights are
     removed; without them a layer's zeros are, if they are at least a quarter of its weights.
 
-    `variants` names the kernel of some layers, such as "t128n64k32s4w4x1"; `choose` chooses it for the others. Kernels
-    that the folder `kernels` lacks are compiled into it by processes that are spawned, if TVM is installed.
+    `index` is the number of the GPU, which becomes PyTorch's current one. `variants` names the kernel of some layers,
+    such as "t128n64k32s4w4x1", or "torch" to leave one to PyTorch; `choose` chooses it for the others. Kernels that the
+    folder `kernels` lacks are compiled into it by processes that are spawned, if TVM is installed.
     Raises InputError without a GPU, for wrong inputs or without TVM where it is needed, NetworkError, CompileError.
     """
-    gpu = detect_gpu()
+    gpu = LocalGpu(index, kernels)
+    _ = gpu.device  # before the network is looked at: without a GPU nothing else matters
     examples = check_inputs(module, example_inputs)
     removed = zeros(module, list_layers(module, examples)) if masks is None else masks
-    built = build_graph(
-        module, examples, removed, dtype=dtype, arch=gpu.arch, device=torch.device("cuda"), choose=choose,
-        variants=variants,
+    return gpu.network(
+        module, examples, removed, dtype=dtype, variants=variants, choose=choose, compiled=compiled,
+        progress=stage(progress, "Compile"),
     )  # fmt: skip
-    programs = compiled_programs(built.shapes, gpu.arch, ProgramFolder(Path(kernels)), progress)
-    return CudaNetwork(built, programs, compiled=compiled)
-
-
-def compiled_programs(
-    shapes: Sequence[Shape], arch: str, folder: ProgramFolder, progress: Progress | None = None
-) -> list[Program]:
-    """The kernels of these shapes; the folder gets those that it lacks. Raises CompileError, InputError without TVM."""
-    failed = compile_ahead(shapes, arch, folder, progress=stage(progress, "Compile"))
-    for key, error in failed.items():
-        raise CompileError(f"the kernel {key} must compile for {arch}, but {error}")
-    return [folder.read(shape, arch) for shape in shapes]

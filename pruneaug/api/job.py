@@ -21,9 +21,10 @@ from pruneaug.platforms import Platform, detect, match_platform, open_store, rea
 from pruneaug.platforms.cuda import detect_gpu, gpu_platform
 from pruneaug.platforms.remote import compiler_versions
 from pruneaug.platforms.stored import FILE_NAME as PLATFORM_FILE
+from pruneaug.profiler.local_gpu import LocalGpu
+from pruneaug.profiler.place import Place
 from pruneaug.profiler.plan import DENSE_LIBRARIES
 from pruneaug.profiler.remote.detect import detect_remote
-from pruneaug.profiler.rest import NOT_TIMED, times_networks
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import load_job, parse_job
 from pruneaug.spec.models import JobSpec
@@ -81,6 +82,12 @@ class OpenJob:
             return replace(known, versions=compiler_versions())
         return detect_remote(spec.remote, spec.threads, spec.name)
 
+    @cached_property
+    def place(self) -> Place:
+        """The platform and how it is reached."""
+        spec = self.spec.platform
+        return Place(self.platform, spec.remote, None if spec.gpu is None else LocalGpu(spec.gpu, spec.kernels))
+
     def _known_platform(self) -> Platform | None:
         """What lies beside the table of a platform that need not be at hand, by its name."""
         spec = self.spec.platform
@@ -126,7 +133,7 @@ class OpenJob:
         if rest is None:
             raise LatencyTableError(
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
-                + ("run `pruneaug profile JOB` first" if times_networks(self.platform) else NOT_TIMED)
+                "run `pruneaug profile JOB` first"
             )
         return self.store.table().scaled(rest.layer_factor), rest.rest_us, warnings
 

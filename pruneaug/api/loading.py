@@ -11,7 +11,8 @@ from pruneaug.errors import CheckpointError, InputError, SpecError
 from pruneaug.exporter.artifact import find_artifact
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
-from pruneaug.platforms.cuda import detect_gpu
+from pruneaug.platforms.cuda import detect_gpu, gpu_platform
+from pruneaug.profiler.local_gpu import LocalGpu
 from pruneaug.runtime.cuda.network import CudaNetwork, is_cuda_network, load_cuda_network
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import parse_job
@@ -32,7 +33,8 @@ def load(
 ) -> CompiledNetwork | CudaNetwork:
     """A compiled network: of a checkpoint's folder, or of a file that `save` wrote.
 
-    A checkpoint is compiled for this machine, for inputs of the exported shapes. A file is machine code: load only what
+    A checkpoint is compiled for this machine, for inputs of the exported shapes: for its first GPU, if the export was
+    for one. A file is machine code: load only what
     you trust; the other arguments are for checkpoints. A file of a network for a GPU needs a GPU of its architecture.
 
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
@@ -59,6 +61,8 @@ def load(
     if Path(path).is_file():
         return load_network(path)
     checkpoint = read_checkpoint(path)
+    if checkpoint.platform.is_gpu:
+        return _load_for_gpu(checkpoint, model, threads, trust_code, artifact)
     platform = platform_for(checkpoint, threads)
     if artifact:
         return load_network(find_artifact(checkpoint, platform))
@@ -66,6 +70,30 @@ def load(
     target = CpuTarget(**platform.kernel_target())
     program = export_program(model, checkpoint.example_inputs)
     return compile_network(program, checkpoint.network, checkpoint.masks, plans_for(checkpoint, platform), target)
+
+
+def _load_for_gpu(
+    checkpoint: Checkpoint,
+    model: nn.Module | None,
+    threads: int | None,
+    trust_code: bool,
+    artifact: bool,
+) -> CudaNetwork:
+    """The network of a checkpoint on the first GPU of this machine, in the dtype of the export's platform."""
+    dtype = checkpoint.platform.dtype
+    if threads is not None:
+        raise InputError(
+            f"{checkpoint.folder} is a network for a GPU, which has no threads, but got {threads}; leave `threads` out"
+        )
+    if artifact:
+        gpu = detect_gpu()
+        return load_cuda_network(find_artifact(checkpoint, gpu_platform(gpu, dtype=dtype)), gpu.arch)
+    gpu_here = LocalGpu()
+    here = gpu_platform(gpu_here.device.gpu, dtype=dtype)
+    network = load_model(checkpoint, model, trust_code)
+    return gpu_here.network(
+        network, checkpoint.example_inputs, checkpoint.masks, dtype=dtype, variants=plans_for(checkpoint, here)
+    )
 
 
 def platform_for(checkpoint: Checkpoint, threads: int | None) -> Platform:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pruneaug.profiler.cuda.process import GpuProcess
 from pruneaug.profiler.cuda.profile import profile_gpu
 from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.remote.detect import warnings_of
-from pruneaug.profiler.rest import NOT_TIMED, measure_rest, sample_network, times_networks
+from pruneaug.profiler.rest import measure_rest, sample_network
 from pruneaug.profiler.run import (
     DEFAULT_MEASURER,
     REMOTE_MEASURER,
@@ -39,9 +38,8 @@ def profile(
 ) -> ProfileResult:
     """Measure what the job's search can choose and has no time for yet, into the platform's latency table.
 
-    Then the network is run sparse, for what it takes beside its layers and what these take in it; not yet on a GPU,
-    which a warning says. What was measured is kept at any stop. `measurer` is `package.module:attr`; none: this
-    machine's CPU or GPU, or the remote device's.
+    Then the network is run sparse, for what it takes beside its layers and what these take in it. What was measured is
+    kept at any stop. `measurer` is `package.module:attr`; none: this machine's CPU or GPU, or the remote device's.
     Raises InputError for a wrong job, MeasurementError if the platform cannot measure, StorageError.
     """
     return profile_job(open_job(job, task), measurer, progress)
@@ -50,15 +48,13 @@ def profile(
 def profile_job(job: OpenJob, measurer: str | None = None, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
     result = _profile_layers(job, measurer, progress)
-    if not times_networks(job.platform):
-        return replace(result, warnings=(*result.warnings, NOT_TIMED))
     with sole_profile(job.store.folder):
         if job.rest() is None:
             told = stage(progress, "Whole network")
             table = job.store.table()
             choices = _sampled(job.network, *measured_choices(job.network, job.spec.space))
             sampled = sample_network(job.model, job.example_inputs, job.network, table, *choices)
-            rest = measure_rest(sampled, job.platform, told, remote=job.spec.platform.remote)
+            rest = measure_rest(sampled, job.place, told)
             write_rest(job.store.folder, rest)
     return result
 

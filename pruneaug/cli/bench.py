@@ -12,7 +12,6 @@ from pruneaug.api.bench_gpu_network import Pruning
 from pruneaug.api.bench_kernels import FLOAT32, LIBRARIES, bench_kernels
 from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint, layers_of
 from pruneaug.api.benching import BASELINES, bench
-from pruneaug.api.gpu_networks import KERNELS_FOLDER
 from pruneaug.cli.gpu import CPU, CUDA, check_device, run_network_on_gpu, run_on_gpu
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.cli.tables import bench_table, kernels_table
@@ -23,6 +22,7 @@ from pruneaug.profiler.network import ROUNDS
 from pruneaug.profiler.op_peers import PEERS
 from pruneaug.profiler.runtimes import RUNTIMES
 from pruneaug.report import Progress
+from pruneaug.spec.platform import KERNELS_FOLDER
 
 NONE = "none"
 """In place of the runtimes to compare with."""

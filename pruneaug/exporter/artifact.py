@@ -1,7 +1,7 @@
-"""The artifact of a checkpoint: its network compiled for the platform of the export, one shared library.
+"""The artifact of a checkpoint: its network compiled for the platform of the export, one file.
 
 It is machine code, so it is loaded only where a user asks for it. pruneaug.json holds its SHA-256, which is written
-when the library is whole: whatever an interrupted export left is no artifact.
+when the file is whole: whatever an interrupted export left is no artifact.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pruneaug.errors import CheckpointError, LatencyTableError
+from pruneaug.errors import CheckpointError
 from pruneaug.exporter.checkpoint import Checkpoint, add_facts
 from pruneaug.files import storage_errors
 from pruneaug.platforms.platform import Platform
@@ -18,13 +18,13 @@ _DIGEST = "artifact_sha256"
 _PACKAGES = ("apache-tvm", "pruneaug")  # what compiled code depends on; PyTorch may be another
 
 
-def artifact_path(folder: Path, platform: str) -> Path:
-    """Where the artifact for the platform of this name lies in a checkpoint's folder."""
-    return folder / f"artifact-{platform}" / "network.so"
+def artifact_path(folder: Path, platform: Platform) -> Path:
+    """Where the artifact for a platform lies in a checkpoint's folder: a shared library, or a network for a GPU."""
+    return folder / f"artifact-{platform.name}" / ("network.safetensors" if platform.is_gpu else "network.so")
 
 
-def add_artifact(folder: Path, platform: str) -> Path | None:
-    """Make the library at `artifact_path` part of the checkpoint; None if there is none. Raises StorageError."""
+def add_artifact(folder: Path, platform: Platform) -> Path | None:
+    """Make the file at `artifact_path` part of the checkpoint; None if there is none. Raises StorageError."""
     path = artifact_path(folder, platform)
     if not path.is_file():
         return None
@@ -35,16 +35,13 @@ def add_artifact(folder: Path, platform: str) -> Path | None:
 
 
 def find_artifact(checkpoint: Checkpoint, here: Platform) -> Path:
-    """The library of a checkpoint, if it can run `here`.
+    """The artifact of a checkpoint, if it can run `here`.
 
     Raises CheckpointError if there is none, if it is not the exported one, or if it was compiled for another platform
     or by other versions: it says which.
     """
-    try:
-        there = Platform.from_json(checkpoint.info["platform"])
-    except LatencyTableError as error:
-        raise CheckpointError(f"{checkpoint.folder} must name its platform, but {error}") from error
-    path = artifact_path(checkpoint.folder, there.name)
+    there = checkpoint.platform
+    path = artifact_path(checkpoint.folder, there)
     way_out = "load the checkpoint without `artifact=True`, which compiles it here, or export the run again"
     digest = checkpoint.info.get(_DIGEST)
     if digest is None:

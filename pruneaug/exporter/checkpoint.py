@@ -20,10 +20,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from pruneaug.errors import CheckpointError, InputError
+from pruneaug.errors import CheckpointError, InputError, LatencyTableError
 from pruneaug.files import atomic_write_bytes, atomic_write_text, storage_errors
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import parse_op
+from pruneaug.platforms.platform import Platform
 from pruneaug.runtime.plan import Plans
 from pruneaug.sparsity.masks import expand_blocks, pool_scores
 from pruneaug.sparsity.matrix import weight_from_matrix, weight_matrix
@@ -50,6 +51,14 @@ class Checkpoint:
     plans: Plans
     example_inputs: tuple[torch.Tensor, ...]
     info: Mapping[str, Any]
+
+    @property
+    def platform(self) -> Platform:
+        """That of the export. Raises CheckpointError if it is not whole."""
+        try:
+            return Platform.from_json(self.info["platform"])
+        except LatencyTableError as error:
+            raise CheckpointError(f"{self.folder} must name its platform, but {error}") from error
 
 
 def block_map(weight: torch.Tensor, block: Block) -> torch.Tensor:

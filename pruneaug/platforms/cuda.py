@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
-from pruneaug.errors import InputError
+from pruneaug.errors import DeviceError, InputError
 from pruneaug.platforms.detect import check_name, installed, named
 from pruneaug.platforms.gpu_state import gpu_limits, gpu_state
 from pruneaug.platforms.platform import Platform
@@ -104,6 +104,20 @@ def gpu_platform(gpu: Gpu, *, dtype: str, name: str | None = None) -> Platform:
         versions=(*installed(_VERSIONED), *((key, value) for key, value in versions.items() if value)),
     )
     return found if name else named(found)
+
+
+def check_gpu(platform: Platform, gpu: Gpu) -> tuple[str, ...]:
+    """What differs in versions from when a platform was profiled, in readable lines.
+
+    Raises DeviceError if it is another GPU.
+    """
+    here = gpu_platform(gpu, dtype=platform.dtype, name=platform.name)
+    if differences := platform.hardware_differences(here):
+        raise DeviceError(
+            f"the GPU must be the platform {platform.name!r}, but it is another one: {'; '.join(differences)} "
+            "(here: the platform, there: the GPU); choose another platform.name"
+        )
+    return here.version_differences(platform)
 
 
 def cuda_obstacle(built_for: str | None) -> str:

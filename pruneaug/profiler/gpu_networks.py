@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,12 +38,13 @@ _PER_ROUND = 8  # times that each network is timed in a round
 class GpuSubject:
     """A network by the name of its runtime: `make` gives a call that computes it on the GPU and returns the outputs.
 
-    `model` is what it computes, for the reference in float64.
+    `model` is what it computes, for the reference in float64. `save` is called when its outputs are right.
     """
 
     runtime: str
     model: nn.Module
     make: Callable[[], Callable[[], Any]]
+    save: Callable[[], None] | None = None
 
 
 def check_gpu_runtimes(names: Sequence[str]) -> None:
@@ -96,7 +97,8 @@ def time_on_gpu(
 ) -> tuple[NetworkTime, ...]:
     """Time the subjects in turns, `rounds` times some calls of each; the order is that of the subjects.
 
-    One that fails, or whose outputs are too far from float64, becomes a result with an error.
+    One that fails, or whose outputs are too far from float64, becomes a result with an error and is not saved. Without
+    rounds they are only compiled, checked and saved.
     """
     torch.set_float32_matmul_precision("high" if dtype == TF32.name else "highest")
     torch.backends.cudnn.allow_tf32 = dtype == TF32.name
@@ -106,6 +108,7 @@ def time_on_gpu(
         if progress is not None:
             progress(index, len(subjects) + rounds, f"compiling for {subject.runtime}")
         accuracy: float | None = None
+        error: str | None = None
         try:
             if id(subject.model) not in expected:
                 expected[id(subject.model)] = _expected(subject.model, inputs, device)
@@ -117,10 +120,10 @@ def time_on_gpu(
                     f"{accuracy:g}; please report it"
                 )
             ready[index] = _repeated(call, device)
-            error = None
         except (PruneaugError, RuntimeError) as failure:  # PyTorch raises RuntimeError
             error = f"{type(failure).__name__}: {failure}"
-        results.append(network_time(subject.runtime, [], accuracy, error))
+        unsaved = None if subject.save is None else error or _unsaved(subject.save)
+        results.append(replace(network_time(subject.runtime, [], accuracy, error), save_error=unsaved))
     times_us: dict[int, list[float]] = {index: [] for index in ready}
     runs = [run for run, _ in ready.values()]
     for done in range(rounds if runs else 0):
@@ -130,7 +133,9 @@ def time_on_gpu(
             for (index, (_, calls)), us in zip(ready.items(), device.times_us(runs), strict=True):
                 times_us[index].append(us / calls)
     for index, times in times_us.items():
-        results[index] = network_time(subjects[index].runtime, times, results[index].max_relative_error, None)
+        found = results[index]
+        measured = network_time(found.runtime, times, found.max_relative_error, None)
+        results[index] = replace(measured, save_error=found.save_error)
     return tuple(results)
 
 
@@ -143,6 +148,15 @@ def _expected(model: nn.Module, inputs: Sequence[Any], device: Device) -> list[t
         tuple(inputs),
     )
     return tensors_of(exact(*given))
+
+
+def _unsaved(save: Callable[[], None]) -> str | None:
+    """Why it could not be saved; None if it was."""
+    try:
+        save()
+    except PruneaugError as error:
+        return str(error)
+    return None
 
 
 def _repeated(call: Run, device: Device) -> tuple[Run, int]:

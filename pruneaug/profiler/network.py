@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save
+from torch import nn
 from torch.export import ExportedProgram
 
 from pruneaug.files import storage_errors
@@ -43,10 +44,12 @@ Progress = Callable[[int, int, str], None]
 class Subject:
     """A network in a runtime of `RUNTIMES`, or by any other name in our own, with these plans and masks.
 
-    `save_to` names a file for the compiled network of our own runtime: the very code that is measured.
+    `program` are the operators of `model`. `save_to` names a file for the compiled network of our own runtime: the very
+    code that is measured.
     """
 
     runtime: str
+    model: nn.Module
     program: ExportedProgram
     network: Network | None = None
     plans: Plans = field(default_factory=dict)

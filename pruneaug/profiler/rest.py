@@ -15,15 +15,12 @@ from pruneaug.latency.network import predict
 from pruneaug.latency.rest import Rest, Sample, alike, network_digest
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network, apply_masks
-from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.masks import synthetic_masks
-from pruneaug.profiler.network import NetworkTime, Progress, Subject, time_networks
-from pruneaug.profiler.remote.network import time_remotely
+from pruneaug.profiler.network import NetworkTime, Progress, Subject
+from pruneaug.profiler.place import Place
 from pruneaug.runtime.graph import export_program
 from pruneaug.runtime.plan import plan_layers
-from pruneaug.spec.platform import RemoteSpec
 
-NOT_TIMED = "whole networks are not compiled and timed on a GPU yet, only their layers; choose device: cpu for that"
 _ROUNDS = 5
 
 
@@ -72,24 +69,15 @@ def sample_network(
         pruned = copy.deepcopy(model)
         apply_masks(pruned, masks)
         runtime = "pruneaug-sparse" if choices else "pruneaug-dense"
-        subjects.append(Subject(runtime, export_program(pruned, inputs), network, plans, masks=masks))
+        subjects.append(Subject(runtime, pruned, export_program(pruned, inputs), network, plans, masks=masks))
         layers_us.append(predict(network, choices, table, 0.0).total_us)
     digest = network_digest(subjects[0].program, network)
     return Sampled(digest, pattern, tuple(sparsities), tuple(layers_us), tuple(subjects))
 
 
-def times_networks(platform: Platform) -> bool:
-    """Whether whole networks are compiled and timed on a platform: on a GPU not yet."""
-    return not platform.is_gpu
+def measure_rest(sampled: Sampled, place: Place, progress: Progress | None = None) -> Rest:
+    """Time the sampled networks there.
 
-
-def measure_rest(
-    sampled: Sampled, platform: Platform, progress: Progress | None = None, *, remote: RemoteSpec | None = None
-) -> Rest:
-    """Time the sampled networks, on the device if the platform is `remote`.
-
-    Raises MeasurementError if one of them does not run, DeviceError if the device is lost.
+    Raises MeasurementError if one of them does not run, DeviceError if the device is lost or is another.
     """
-    if remote is not None:
-        return sampled.rest(time_remotely(sampled.subjects, platform, remote, rounds=_ROUNDS, progress=progress))
-    return sampled.rest(time_networks(sampled.subjects, platform, rounds=_ROUNDS, progress=progress))
+    return sampled.rest(place.time(sampled.subjects, rounds=_ROUNDS, progress=progress))

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pruneaug.spec.base import Positive, Spec
 
+KERNELS_FOLDER = "cuda-kernels"
 _CPU, _CPU_DTYPE = "cpu", "float32"
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
 
@@ -83,7 +84,7 @@ class PlatformSpec(Spec):
         default="float32", description="Number format of weights and activations; on a CPU `float32`"
     )
     latency_db: str = Field(default="latency_db", description="Folder of the latency tables")
-    kernels: str = Field(default="cuda-kernels", description="Folder of the kernels that are compiled for GPUs")
+    kernels: str = Field(default=KERNELS_FOLDER, description="Folder of the kernels that are compiled for GPUs")
     remote: RemoteSpec | None = Field(default=None, description="A device to measure on; null: this machine")
 
     @property

@@ -50,7 +50,6 @@ def computed_times() -> Iterator[None]:
         patch("pruneaug.api.profiling.profile_ops", profile_ops),
         patch("pruneaug.api.bench_kernels.profile_ops", profile_ops),
         patch("pruneaug.api.bench_kernels.measure_peak", lambda platform: _PEAK_GFLOPS),
-        patch("pruneaug.profiler.rest.time_networks", analytic_times),
-        patch("pruneaug.api.benching.time_networks", analytic_times),
+        patch("pruneaug.profiler.place.time_networks", analytic_times),
     ):
         yield

@@ -11,13 +11,15 @@ from toy_flow import pruneaug
 
 from pruneaug.api import bench_gpu_network as module
 from pruneaug.api import gpu_networks
-from pruneaug.api.bench_gpu_network import GpuBench, Pruning, bench_gpu_network, compile_gpu_network
+from pruneaug.api.bench_gpu_network import Pruning, bench_gpu_network, compile_gpu_network
 from pruneaug.cli.gpu import network_facts
 from pruneaug.cli.tables import bench_table
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.cuda.program import Program, ProgramFolder
 from pruneaug.platforms.cuda import Gpu
 from pruneaug.platforms.gpu_state import GpuState
+from pruneaug.profiler.cuda import programs as compiling
+from pruneaug.profiler.local_gpu import LocalGpu
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime" / "cuda"))
 
@@ -45,17 +47,18 @@ def fake(monkeypatch):
         return [Program(shape, arch, (), 32, 0, b"") for shape in shapes]
 
     monkeypatch.setattr(KERNELS, "launch", lambda shape, scalars, arguments: arguments["y"].zero_())
-    monkeypatch.setattr(module, "compiled_programs", programs)
+    monkeypatch.setattr("pruneaug.profiler.local_gpu.compiled_programs", programs)
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
-    return SimpleNamespace(compiled=compiled, bench=GpuBench(lambda _: FakeDevice(), Recorded(), KERNELS))
+    gpu = LocalGpu(make_device=lambda _: FakeDevice(), recorder=Recorded(), kernels=KERNELS)
+    return SimpleNamespace(compiled=compiled, gpu=gpu)
 
 
 def test_a_network_is_measured_beside_pytorchs(fake):
     pruning = Pruning("block:16x16", 0.5, ["blocks.*.conv2", "fc"])
     with pytest.raises(InputError, match=r"hold a block:16x16, but 'fc' matches none; the first are conv1, blocks"):
-        bench_gpu_network("resnet20", pruning=pruning, bench=fake.bench)
+        bench_gpu_network("resnet20", pruning=pruning, gpu=fake.gpu)
     pruning = Pruning("block:16x16", 0.5, ["blocks.?.conv2"])
-    result = bench_gpu_network("resnet20", pruning=pruning, batch=2, dtype="float16", rounds=1, bench=fake.bench)
+    result = bench_gpu_network("resnet20", pruning=pruning, batch=2, dtype="float16", rounds=1, gpu=fake.gpu)
     assert json.loads(json.dumps(result)) == result
     assert (result["pattern"], result["sparsity"], result["batch"]) == ("block:16x16", 0.5, 2)
     assert result["latency_ms"] == {"torch": 2.0, "torch-compile": 4.0}
@@ -73,7 +76,7 @@ def test_a_network_is_measured_beside_pytorchs(fake):
 
 
 def test_the_projections_of_attention_are_pruned_by_their_names(fake, monkeypatch):
-    options = {"batch": 1, "rounds": 1, "against": [], "bench": fake.bench}
+    options = {"batch": 1, "rounds": 1, "against": [], "gpu": fake.gpu}
     pytest.importorskip("transformers")
     code = "tests_gpu_bert:build"
     monkeypatch.setitem(sys.modules, "tests_gpu_bert", SimpleNamespace(build=small_bert))
@@ -107,9 +110,9 @@ def test_kernels_are_compiled_without_a_gpu(tmp_path, monkeypatch):
 
 
 def test_a_kernel_that_does_not_compile_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_networks, "compile_ahead", lambda *args, **options: {"a-key": "it takes too much"})
+    monkeypatch.setattr(compiling, "compile_ahead", lambda *args, **options: {"a-key": "it takes too much"})
     with pytest.raises(CompileError, match="the kernel a-key must compile for sm_80, but it takes too much"):
-        gpu_networks.compiled_programs([], "sm_80", ProgramFolder(tmp_path))
+        compiling.compiled_programs([], "sm_80", ProgramFolder(tmp_path))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -120,10 +123,10 @@ def test_compiling_needs_a_gpu():
 
 def test_a_checkpoint_has_its_own_masks(fake, toy_at):
     folder = toy_at("exported") / "run" / "checkpoint"
-    result = bench_gpu_network(str(folder), dtype="float32", rounds=1, trust_code=True, bench=fake.bench)
+    result = bench_gpu_network(str(folder), dtype="float32", rounds=1, trust_code=True, gpu=fake.gpu)
     assert any(layer["zeros"] > 0 and layer["kernel"] for layer in result["layers"])
     with pytest.raises(InputError, match="a checkpoint has its own masks and inputs"):
-        bench_gpu_network(str(folder), pruning=Pruning(), bench=fake.bench)
+        bench_gpu_network(str(folder), pruning=Pruning(), gpu=fake.gpu)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_a_checkpoint_has_its_own_masks(fake, toy_at):
 )
 def test_wrong_options_are_named(fake, options, message):
     with pytest.raises(InputError, match=message):
-        bench_gpu_network("resnet20", bench=fake.bench, **options)
+        bench_gpu_network("resnet20", gpu=fake.gpu, **options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -52,7 +52,7 @@ def measured(computed, monkeypatch):
         seen.append(([subject.runtime for subject in subjects], rounds))
         return analytic_times(subjects, platform, **values)
 
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", times)
     return seen
 
 
@@ -62,7 +62,7 @@ def test_a_machine_that_is_not_quiet_is_a_warning(mine, computed, monkeypatch):
             replace(time, disturbed=time.runtime != "torch") for time in analytic_times(subjects, platform, **values)
         )
 
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", times)
     (warning,) = [text for text in bench_network(**mine, against=["torch"], rounds=1)["warnings"] if "become" in text]
     assert f"not become quiet while these were measured: {OWN_DENSE}, {OWN_SPARSE};" in warning
 
@@ -93,7 +93,7 @@ def test_operators_without_a_kernel_are_listed_with_their_shares(mine, measured,
         found = analytic_times(subjects, platform, **values)
         return tuple(replace(time, fallbacks=shares.get(time.runtime)) for time in found)
 
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", times)
     assert bench_network(**mine, against=["torch"])["fallbacks"] == [
         {"runtime": OWN_DENSE, "operators": "topk", "share": 0.25},
         {"runtime": OWN_DENSE, "operators": "flip", "share": 0.125},
@@ -113,7 +113,7 @@ def test_of_several_patterns_the_fastest_is_chosen_and_measured_again(mine, meas
         heights = [rows_of(subject.masks["0"]) if subject.masks else 0 for subject in subjects]
         return tuple(replace(time, latency_ms=ms.get(height, 9.0)) for time, height in zip(found, heights))
 
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", times)
     result = bench_network(**mine, patterns=["element", "block:2x1", "block:4x1"], against=[])
     assert result["pattern"] == "block:4x1"
     assert result["latency_ms"] == {OWN_DENSE: 9.0, OWN_SPARSE: 2.0}
@@ -215,7 +215,7 @@ def test_code_that_does_not_import_says_so():
 @pytest.mark.slow
 def test_a_tiny_network_is_measured_by_real_processes(mine, monkeypatch):
     briefly = partial(time_networks, turn_s=0.01)
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", briefly)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", briefly)
     result = bench_network(**mine, patterns=["block:4x1"], rounds=1, threads=1)
     rows = {row["runtime"]: row for row in result["runtimes"]}
     assert set(rows) | set(result["skipped"]) == {*RUNTIMES, OWN_DENSE, OWN_SPARSE}

@@ -23,7 +23,7 @@ def relative_error(got, expected):
 def test_the_network_that_an_export_compiles_is_in_the_checkpoint_and_needs_no_model(toy_at, monkeypatch, measured):
     folder = toy_at("searched")
     briefly = partial(time_networks, rounds=1, turn_s=0.01) if measured else time_networks
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", briefly)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", briefly)
     monkeypatch.setattr("pruneaug.api.exporting.BASELINES", ())
 
     exported = pruneaug.export(folder / "run", measured=measured)
@@ -48,7 +48,7 @@ def test_an_artifact_that_cannot_be_saved_is_a_warning_and_the_checkpoint_is_who
         return tuple(replace(time, save_error="no room") for time in analytic_times(*args, **kwargs))
 
     folder = toy_at("searched")
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", full)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", full)
     for measured in (True, False):
         exported = pruneaug.export(folder / "run", measured=measured)
         assert exported.report["artifact"] is None

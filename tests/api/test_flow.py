@@ -341,7 +341,7 @@ def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):
         return tuple(replace(time, max_relative_error=float("nan")) for time in analytic_times(*args, **kwargs))
 
     folder = toy_at("searched")
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", broken)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", broken)
     exported = pruneaug.export(folder / "run")
     assert exported.report["baselines"][0]["max_relative_error"] is None
     assert json.dumps(pruneaug.bench(exported.checkpoint, trust_code=True), allow_nan=False)
@@ -350,8 +350,7 @@ def test_outputs_that_are_not_finite_do_not_break_a_report(toy_at, monkeypatch):
 @pytest.mark.slow
 def test_the_whole_job_runs_on_this_machine_measured_by_the_real_measurer(tmp_path, monkeypatch):
     briefly = partial(time_networks, rounds=2, turn_s=0.01)
-    for place in ("pruneaug.profiler.rest", "pruneaug.api.benching"):
-        monkeypatch.setattr(f"{place}.time_networks", briefly)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", briefly)
     job = toy_job(tmp_path, task__options={"network": "cnn"}, platform__batch=1, platform__threads=None)
     job["space"] |= {"patterns": ["block:8x1"]}
     exported = pruneaug.run(job)

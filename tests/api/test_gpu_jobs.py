@@ -6,75 +6,41 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+from computed_gpu import GPU, STATE, ComputedProcess
 from toy_flow import pruneaug, write_job
 
 from pruneaug.api import profiling
-from pruneaug.api.job import open_job
+from pruneaug.api.job import OpenJob, open_job
 from pruneaug.api.profiling import cells_to_measure
-from pruneaug.errors import InputError
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.kernels.cuda.variants import parse_cuda_variant
-from pruneaug.latency.rest import Rest, Sample, write_rest
 from pruneaug.latency.store import LatencyStore
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import Conv2dOp, LinearOp
-from pruneaug.platforms.cuda import Gpu, gpu_platform
+from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.cuda.cells import shapes_of_cells
 from pruneaug.profiler.cuda.process import GpuProcess
-from pruneaug.profiler.cuda.records import failed, timed
 from pruneaug.profiler.plan import wanted
+from pruneaug.testing.network import analytic_times
 
-GPU = Gpu("Fake GPU", "GPU-0", (8, 0), 108, 0, 1 << 30, driver="1.0", cuda="13.0")
 PATTERNS, SPARSITIES = ["block:16x16", "block:64x1"], [0.5, 0.75, 0.9]
 CPU = ("--set", "platform.device=cpu", "--set", "platform.dtype=float32")
-STATE = {"sm_mhz": 1980.0, "held_down_by": ["power limit"]}
 TESTS = Path(__file__).parents[1]
-
-
-class ComputedProcess:
-    """In place of the measuring process: times are a microsecond and what a subject's multiply-adds take.
-
-    Kernels whose key holds a text of `broken` fail. `asked` are the groups and how many subjects each had.
-    """
-
-    asked, broken, gpu_here = [], [], GPU
-
-    def __init__(self, kernels, *, index):
-        self.kernels, self.index = kernels, index
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def gpu(self):
-        if self.gpu_here is None:
-            raise InputError("device 'cuda' needs a GPU that PyTorch can use, but there is none")
-        return self.gpu_here
-
-    def measure(self, group, subjects, gpu):
-        self.asked.append((group, len(subjects)))
-        for number, subject in enumerate(subjects):
-            if any(part in subject.variant for part in self.broken):
-                yield failed(group, subject, gpu, "told to fail")
-                continue
-            rate = 1e5 / (number + 1) if subject.variant else 4e5  # the first kernel is the fastest, the library faster
-            us = 1 + group.op.macs * (1 - group.sparsity) / rate
-            state = {"before": STATE, "after": STATE}
-            yield timed(group, subject, gpu, np.array([us, us]), max_relative_error=1e-3, state=state)
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A machine with GPU, whose kernels are compiled and whose times are computed."""
+    """A machine with GPU, whose kernels are compiled and whose times are computed, those of networks too."""
     monkeypatch.setattr("pruneaug.api.job.detect_gpu", lambda index: GPU)
     monkeypatch.setattr(profiling, "GpuProcess", ComputedProcess)
     monkeypatch.setattr(ProgramFolder, "missing", lambda self, shapes, arch: [])
     monkeypatch.setattr(ComputedProcess, "asked", [])
+    monkeypatch.setattr(
+        "pruneaug.profiler.place.time_on_local_gpu",
+        lambda subjects, platform, gpu, **options: analytic_times(subjects, platform, **options),
+    )
     return ComputedProcess
 
 
@@ -114,9 +80,9 @@ def test_a_profile_measures_every_cell_and_the_next_one_nothing(write, gpu, tmp_
     # Two ops: 64x64 with both patterns, 64x4 dense only; each dense by our kernels and by PyTorch.
     assert (first["measured"], first["reused"], first["failed"]) == (6 + 2 + 2, 0, [])
     assert first["warnings"] == [
-        "clocks were held down by power limit, at 1980 MHz in the median; ratios within a group still compare",
-        profiling.NOT_TIMED,
+        "clocks were held down by power limit, at 1980 MHz in the median; ratios within a group still compare"
     ]
+    assert len(list((store_of(tmp_path).folder / "rest").iterdir())) == 1
     asked = len(gpu.asked)
     again = profiled(job)
     assert (again["measured"], again["reused"]) == (0, 10)
@@ -211,6 +177,7 @@ def test_a_convolution_of_several_groups_is_measured_dense_only(write, gpu, monk
     network = Network((Layer("linear", LinearOp(8, 64, 64)), Layer("grouped", grouped)))
     job = open_job(write())
     job.__dict__["network"] = network
+    monkeypatch.setattr(OpenJob, "rest", lambda self: "of this network")
     assert profiling.profile_job(job).measured == 8 + 2
     assert {group.pattern for group, _ in gpu.asked if group.op == grouped} == {"dense"}
     assert cells_to_measure(job) == (0, 10)
@@ -226,26 +193,16 @@ def test_a_spec_is_valid_without_a_gpu_and_its_profile_is_one_error(write, monke
     assert "Traceback" not in ended.err
 
 
-def with_rest(job):
-    """What a network takes beside its layers, as if it had been timed."""
-    opened = open_job(job)
-    sample = Sample("dense", 0.0, latency_us=200.0, layers_us=190.0)
-    write_rest(opened.store.folder, Rest(opened.digest, (sample,), "2026-01-01T00:00:00+00:00"))
-
-
 def test_a_search_reads_the_table_of_a_gpu_that_is_not_there(write, gpu, tmp_path, monkeypatch):
     job = write(platform__name="fake-gpu", space__patterns=["block:16x16"])
     profiled(job)
-    ended = pruneaug("search", job)
-    assert (ended.code, "whole networks are not compiled and timed on a GPU yet" in ended.err) == (2, True)
-    with_rest(job)
     monkeypatch.undo()  # no GPU any more
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ended = pruneaug("search", job)
     assert ended.code == 0, ended.err
     assert len(list((tmp_path / "run" / "trials").glob("*.json"))) == 3
     ended = pruneaug("export", tmp_path / "run")
-    assert (ended.code, "an export compiles and times the network on fake-gpu" in ended.err) == (2, True)
+    assert (ended.code, "device 'cuda' needs a GPU that PyTorch can use" in ended.err) == (2, True)
 
 
 def test_a_gpu_that_is_another_than_the_table_is_of_is_refused(write, gpu, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pruneaug.errors import DeviceError
 from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import write_platform
 from pruneaug.profiler.network import NetworkTime, Subject
+from pruneaug.profiler.place import Place
 from pruneaug.profiler.run import REMOTE_MEASURER, ProfileResult
 from pruneaug.spec.platform import RemoteSpec
 from pruneaug.testing.platform import ANALYTIC_PLATFORM
@@ -97,13 +98,11 @@ def test_the_rest_of_a_network_is_measured_there(tmp_path, asked, monkeypatch):
     monkeypatch.setattr(OpenJob, "rest", lambda self: None)
     monkeypatch.setattr(LatencyStore, "table", lambda self: None)
     monkeypatch.setattr(profiling, "write_rest", lambda *args: None)
-    monkeypatch.setattr(
-        profiling, "measure_rest", lambda sampled, platform, told, remote: seen.append((platform, remote))
-    )
+    monkeypatch.setattr(profiling, "measure_rest", lambda sampled, place, told: seen.append(place))
     write_platform(tmp_path / "db" / "pi", PI)
     profile(remote_job(tmp_path).spec)
-    ((platform, remote),) = seen
-    assert (platform.fingerprint, remote) == (PI.fingerprint, REMOTE)
+    (place,) = seen
+    assert (place.platform.fingerprint, place.remote, place.gpu) == (PI.fingerprint, REMOTE, None)
 
 
 def test_whole_networks_are_measured_there_in_our_runtime_only(monkeypatch):
@@ -113,10 +112,11 @@ def test_whole_networks_are_measured_there_in_our_runtime_only(monkeypatch):
         timed.append(([subject.runtime for subject in subjects], remote, rounds))
         return tuple(NetworkTime(subject.runtime, 1.0, 1.0, 1.0, 1, 0.0) for subject in subjects)
 
-    monkeypatch.setattr("pruneaug.api.benching.time_remotely", time_remotely)
-    dense, pruned = Subject("pruneaug-dense", None), Subject("pruneaug-sparse", None)
-    assert len(measure(PI, BASELINES, dense=dense, pruned=pruned, rounds=2, remote=REMOTE)) == 2
-    assert compile_only(PI, pruned, remote=REMOTE).runtime == "pruneaug-sparse"
+    monkeypatch.setattr("pruneaug.profiler.place.time_remotely", time_remotely)
+    dense, pruned = Subject("pruneaug-dense", None, None), Subject("pruneaug-sparse", None, None)
+    place = Place(PI, REMOTE)
+    assert len(measure(place, BASELINES, dense=dense, pruned=pruned, rounds=2)) == 2
+    assert compile_only(place, pruned).runtime == "pruneaug-sparse"
     assert timed == [(["pruneaug-dense", "pruneaug-sparse"], REMOTE, 2), (["pruneaug-sparse"], REMOTE, 0)]
 
 

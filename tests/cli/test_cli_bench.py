@@ -41,7 +41,7 @@ def test_operators_without_a_kernel_are_shown_with_their_shares(computed, monkey
     def times(*args, **values):
         return tuple(replace(time, fallbacks={"topk, flip": 0.1234}) for time in analytic_times(*args, **values))
 
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", times)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", times)
     out = succeed("network", "digits_cnn", "--sparsity", 0, "--against", "none")
     assert "no kernel of ours: topk, flip: 12.3% of the time of pruneaug-dense\n" in out
 

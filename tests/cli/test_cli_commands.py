@@ -230,7 +230,7 @@ def test_a_failed_runtime_is_shown_whatever_its_words(toy_at, monkeypatch):
         return (*failed, replace(third, max_relative_error=float("nan")), *others)
 
     folder = toy_at("exported")
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", failing)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", failing)
     shown = succeed("bench", folder / "run" / "checkpoint", "--trust-code").out
     assert shown.count(" failed ") == 2
     assert "[enforce" in shown

@@ -319,7 +319,7 @@ def test_a_full_disk_stops_an_export_and_it_goes_on_when_there_is_room(toy_at):
 @pytest.mark.slow
 def test_a_full_disk_of_temporary_files_stops_the_measuring_and_keeps_the_checkpoint(toy_at, tmp_path, monkeypatch):
     folder = toy_at("searched")
-    monkeypatch.setattr("pruneaug.api.benching.time_networks", time_networks)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", time_networks)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     with tiny_disk(tmp_path / "tmp", 32):
         assert "the disk is full; make room and run again" in fail("export", folder / "run", code=1)

@@ -13,7 +13,7 @@ from pruneaug.exporter.artifact import add_artifact, artifact_path
 from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.platforms import detect
 
-NAME = detect(1).name
+HERE = detect(1)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def library(tmp_path_factory):
 def exported(tmp_path, library):
     """A checkpoint with an artifact: (folder, model, inputs)."""
     model, inputs = make_checkpoint(tmp_path)
-    path = artifact_path(tmp_path, NAME)
+    path = artifact_path(tmp_path, HERE)
     path.parent.mkdir()
     path.write_bytes(library)
-    assert add_artifact(tmp_path, NAME) == path
+    assert add_artifact(tmp_path, HERE) == path
     return tmp_path, model, inputs
 
 
@@ -44,7 +44,7 @@ def test_the_artifact_computes_what_pytorch_does_and_needs_no_model(exported):
     assert float((network(*inputs) - expected).norm() / expected.norm()) < 1e-5
     assert network.threads == 1
     assert {path.name for path in folder.iterdir()} == {
-        "pruneaug.json", "model.safetensors", "example_inputs.safetensors", f"artifact-{NAME}",
+        "pruneaug.json", "model.safetensors", "example_inputs.safetensors", f"artifact-{HERE.name}",
     }  # fmt: skip
 
 
@@ -63,14 +63,14 @@ def test_arguments_that_an_artifact_cannot_heed_are_refused(exported, changes):
 
 def test_a_checkpoint_without_an_artifact_says_how_to_load_it(tmp_path):
     make_checkpoint(tmp_path)
-    assert add_artifact(tmp_path, NAME) is None
+    assert add_artifact(tmp_path, HERE) is None
     with pytest.raises(CheckpointError, match="holds no compiled network; load the checkpoint without `artifact=True`"):
         load(tmp_path, artifact=True)
 
 
 def test_a_library_of_an_export_that_was_killed_is_no_artifact(tmp_path, library):
     make_checkpoint(tmp_path)
-    path = artifact_path(tmp_path, NAME)
+    path = artifact_path(tmp_path, HERE)
     path.parent.mkdir()
     path.write_bytes(library)
     with pytest.raises(CheckpointError, match="holds no compiled network"):
@@ -80,14 +80,14 @@ def test_a_library_of_an_export_that_was_killed_is_no_artifact(tmp_path, library
 @pytest.mark.parametrize("size", [0, 4096])
 def test_a_truncated_library_is_never_run(exported, size):
     folder, _, _ = exported
-    os.truncate(artifact_path(folder, NAME), size)
+    os.truncate(artifact_path(folder, HERE), size)
     with pytest.raises(CheckpointError, match=r"network\.so must be the file that was exported, but its SHA-256"):
         load(folder, artifact=True)
 
 
 def test_a_missing_library_is_named(exported):
     folder, _, _ = exported
-    artifact_path(folder, NAME).unlink()
+    artifact_path(folder, HERE).unlink()
     with pytest.raises(CheckpointError, match=r"network\.so cannot be read \(No such file.*without `artifact=True`"):
         load(folder, artifact=True)
 
@@ -122,10 +122,10 @@ def test_a_platform_that_was_edited_by_hand_is_a_checkpoint_error(exported):
 
 def test_a_file_with_the_right_digest_that_is_no_network_is_refused(tmp_path):
     make_checkpoint(tmp_path)
-    path = artifact_path(tmp_path, NAME)
+    path = artifact_path(tmp_path, HERE)
     path.parent.mkdir()
     path.write_bytes(b"no machine code")
-    add_artifact(tmp_path, NAME)
+    add_artifact(tmp_path, HERE)
     with pytest.raises(CheckpointError, match="must be a network that this version of pruneaug compiled"):
         load(tmp_path, artifact=True)
 

@@ -83,8 +83,9 @@ def scripted(monkeypatch):
         monkeypatch.setattr(timing, "_start", start)
         monkeypatch.setattr(timing, "START_S", 30.0 if "hangs" not in names else 0.5)
         monkeypatch.setattr("pruneaug.profiler.turns.LONGEST_TURN_S", 30.0 if "hangs later" not in names else 2.0)
-        program = export_program(model(), EXAMPLE)
-        subjects = [Subject(name, program, save_to=folder and folder / f"{name}.so") for name in names]
+        network = model()
+        program = export_program(network, EXAMPLE)
+        subjects = [Subject(name, network, program, save_to=folder and folder / f"{name}.so") for name in names]
         return time_networks(subjects, PLATFORM, rounds=rounds, turn_s=0.0, **values)
 
     return run
@@ -167,10 +168,17 @@ def test_a_tiny_network_is_timed_in_every_runtime_and_a_broken_plan_is_an_error(
     broken = Network((*network.layers, Layer("missing", LinearOp(1, 2, 3))))
     results = time_networks(
         [
-            Subject("torch", program),
-            Subject("ours, dense", program, network),
-            Subject("ours, pruned", export_program(pruned, EXAMPLE), network, masks=masks, save_to=tmp_path / "a.so"),
-            Subject("ours, broken", program, broken),
+            Subject("torch", dense, program),
+            Subject("ours, dense", dense, program, network),
+            Subject(
+                "ours, pruned",
+                pruned,
+                export_program(pruned, EXAMPLE),
+                network,
+                masks=masks,
+                save_to=tmp_path / "a.so",
+            ),
+            Subject("ours, broken", dense, program, broken),
         ],
         PLATFORM,
         rounds=2,

@@ -29,14 +29,16 @@ def make_subject(**values):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
     inputs = (torch.randn(2, 3, 6, 6),)
-    subject = Subject("pruneaug-dense", export_program(model, inputs), find_layers(model, inputs), **values)
+    subject = Subject("pruneaug-dense", model, export_program(model, inputs), find_layers(model, inputs), **values)
     return subject, model, inputs
 
 
 def test_a_network_runs_there_and_its_library_is_kept(lasting, platform, tmp_path):
     path = tmp_path / "artifact" / "network.so"
     subject, model, inputs = make_subject(save_to=path)
-    broken = Subject("pruneaug-sparse", subject.program, subject.network, masks={"0": torch.ones(1, dtype=torch.bool)})
+    broken = Subject(
+        "pruneaug-sparse", subject.model, subject.program, subject.network, masks={"0": torch.ones(1, dtype=torch.bool)}
+    )
     told = []
 
     def progress(done, total, note):

@@ -11,6 +11,7 @@ from pruneaug.latency.rest import alike, network_digest
 from pruneaug.network.layers import find_layers, get_weight
 from pruneaug.profiler import rest as sampling
 from pruneaug.profiler.network import NetworkTime
+from pruneaug.profiler.place import Place
 from pruneaug.profiler.rest import measure_rest, sample_network
 from pruneaug.runtime.graph import export_program
 from pruneaug.testing.platform import ANALYTIC_PLATFORM, analytic_table
@@ -34,11 +35,11 @@ def rest_of(monkeypatch, result, table=None, **values):
             replace(result, latency_ms=result.latency_ms and result.latency_ms / 2**i) for i in range(len(given))
         )
 
-    monkeypatch.setattr(sampling, "time_networks", timed)
+    monkeypatch.setattr("pruneaug.profiler.place.time_networks", timed)
     table = table or analytic_table([layer.op for layer in network.layers], ["block:4x1"], [0.5, 0.75])
     monkeypatch.setattr(sampling, "plan_layers", lambda *args: "the plans of the table")
     sampled = sample_network(dense, EXAMPLE, network, table, **values)
-    return measure_rest(sampled, ANALYTIC_PLATFORM), subjects, network
+    return measure_rest(sampled, Place(ANALYTIC_PLATFORM)), subjects, network
 
 
 def test_the_rest_keeps_the_time_of_the_network_pruned_alike(monkeypatch):

@@ -93,7 +93,7 @@ def test_every_installed_runtime_is_timed_in_a_process_of_its_own():
     model, inputs = model_and_inputs()
     program = export_program(model, inputs)
     names = [name for name in RUNTIMES if absent_packages(name) is None]
-    for result in time_networks([Subject(name, program) for name in names], detect(1), rounds=1, turn_s=0.01):
+    for result in time_networks([Subject(name, model, program) for name in names], detect(1), rounds=1, turn_s=0.01):
         assert result.error is None
         assert result.latency_ms > 0
         assert result.max_relative_error < 1e-5
@@ -104,9 +104,10 @@ def test_a_runtime_whose_packages_do_not_import_is_an_error_and_the_others_go_on
     for package in ("onnxruntime", "openvino"):
         (tmp_path / f"{package}.py").write_text("raise ImportError('a broken package')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    program = export_program(*model_and_inputs())
+    model, inputs = model_and_inputs()
+    program = export_program(model, inputs)
     first, second, last = time_networks(
-        [Subject("onnxruntime", program), Subject("openvino", program), Subject("torch", program)],
+        [Subject(name, model, program) for name in ("onnxruntime", "openvino", "torch")],
         detect(1),
         rounds=1,
         turn_s=0.01,

@@ -16,7 +16,7 @@ def test_a_network_with_an_output_class_of_its_library_is_measured():
     config = transformers.BertConfig(vocab_size=50, attn_implementation="eager", **sizes)
     model, inputs = transformers.BertForSequenceClassification(config).eval(), (torch.randint(0, 50, (1, 7)),)
     network, program = find_layers(model, inputs), export_program(model, inputs)
-    subjects = [Subject("torch", program), Subject("pruneaug-dense", program, network)]
+    subjects = [Subject("torch", model, program), Subject("pruneaug-dense", model, program, network)]
     for result in time_networks(subjects, detect(), rounds=1, turn_s=0.01):
         assert result.error is None
         assert result.max_relative_error < 1e-5

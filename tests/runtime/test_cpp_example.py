@@ -77,7 +77,9 @@ def test_a_network_for_several_batch_sizes_has_a_function_for_each(program):
 def test_the_artifact_that_a_measurement_saves_runs(program):
     model = make_model()
     network = find_layers(model, (IDS,))
-    subject = Subject("ours", export_program(model, (IDS,)), network, save_to=program / "artifact" / "network.so")
+    subject = Subject(
+        "ours", model, export_program(model, (IDS,)), network, save_to=program / "artifact" / "network.so"
+    )
     (result,) = time_networks([subject], detect(1), rounds=0)
     assert result.save_error is None
     code, out, _ = run(program, "artifact/network.so")

@@ -22,9 +22,10 @@ from pruneaug.kernels.cuda.products import CudaCall, linear_product
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import ROWS, launch_of, parse_shape
 from pruneaug.kernels.cuda.target import CudaTarget
+from pruneaug.kernels.cuda.variants import TORCH
 from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, Op
-from pruneaug.profiler.cuda.cases import TORCH, Group, Subject, positions_of
+from pruneaug.profiler.cuda.cases import Group, Subject, positions_of
 from pruneaug.profiler.cuda.data import GroupData, as_input, by_position, two_of_four
 from pruneaug.profiler.cuda.device import Device, Run
 from pruneaug.profiler.op_data import layer_output, layer_weight

@@ -10,12 +10,12 @@ from pruneaug.kernels.cuda.convolutions import as_linear, channel_chunk
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.products import chunk_for
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, Shape, parse_shape
-from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates
+from pruneaug.kernels.cuda.variants import TORCH, CudaVariant, cuda_candidates
 from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op, parse_op
 from pruneaug.sparsity.patterns import parse_pattern
 
-TORCH, TORCH_2_4 = "torch", "torch-2:4"
+TORCH_2_4 = "torch-2:4"
 LIBRARIES = (TORCH, TORCH_2_4)
 """PyTorch's layer with a dense weight (cuBLAS, cuDNN), and a linear one whose weight is semi-structured, half zeros."""
 BOTH_LAYOUTS = (ROWS, COLUMNS)

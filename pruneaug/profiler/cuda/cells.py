@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from pruneaug.errors import DeviceError
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import Shape, parse_shape
+from pruneaug.kernels.cuda.variants import TORCH
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.table import RUNTIME_LIBRARY
-from pruneaug.platforms.cuda import gpu_platform
+from pruneaug.platforms.cuda import check_gpu
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.cells import MOST_VARIANTS, failed
-from pruneaug.profiler.cuda.cases import DENSE, NETWORK_LAYOUTS, TORCH, Group, Subject, shapes_of, subjects_of
+from pruneaug.profiler.cuda.cases import DENSE, NETWORK_LAYOUTS, Group, Subject, shapes_of, subjects_of
 from pruneaug.profiler.cuda.process import GpuProcess
 from pruneaug.profiler.cuda.programs import compile_missing
 from pruneaug.profiler.cuda.records import GpuRecord, Journal, by_speed
@@ -47,15 +47,9 @@ class CellWorker:
         Raises DeviceError if the GPU is another than `platform`, InputError if there is none or our kernels are not
         written for it, MeasurementError if the measuring process does not start.
         """
-        here = gpu_platform(self._process.gpu(), dtype=platform.dtype, name=platform.name)
-        if differences := platform.hardware_differences(here):
-            raise DeviceError(
-                f"the GPU must be the platform {platform.name!r}, but it is another one: {'; '.join(differences)} "
-                "(here: the platform, there: the GPU); choose another platform.name"
-            )
         self.warnings += [
             f"earlier times were measured with another version of {difference}; they may have changed"
-            for difference in here.version_differences(platform)
+            for difference in check_gpu(platform, self._process.gpu())
         ]
         shapes, folder = shapes_of_cells(cells, platform.dtype), ProgramFolder(self._process.kernels)
         self._lacking, warnings = compile_missing(shapes, platform.arch, folder, progress)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from pruneaug.errors import CompileError
 from pruneaug.kernels.cuda.ahead import compile_ahead
-from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.kernels.cuda.program import Program, ProgramFolder
 from pruneaug.kernels.cuda.shapes import Shape
 from pruneaug.profiler.cuda.run import Progress
 
@@ -29,3 +30,13 @@ def compile_missing(
         f"{len(missing)} kernels are not measured: {folder.path} lacks them for {arch} and this version of pruneaug, "
         f"and TVM is not installed here; compile them with --compile-for {arch} where it is"
     ]
+
+
+def compiled_programs(
+    shapes: Sequence[Shape], arch: str, folder: ProgramFolder, progress: Progress | None = None
+) -> list[Program]:
+    """The kernels of these shapes; the folder gets those that it lacks. Raises CompileError, InputError without TVM."""
+    failed = compile_ahead(shapes, arch, folder, progress=progress)
+    for key, error in failed.items():
+        raise CompileError(f"the kernel {key} must compile for {arch}, but {error}")
+    return [folder.read(shape, arch) for shape in shapes]

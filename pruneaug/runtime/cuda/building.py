@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from pruneaug.kernels.cuda.formats import FORMATS, Format
 from pruneaug.kernels.cuda.products import CudaCall
 from pruneaug.kernels.cuda.shapes import Shape
 from pruneaug.kernels.cuda.target import CudaTarget
-from pruneaug.kernels.cuda.variants import CudaVariant
+from pruneaug.kernels.cuda.variants import TORCH, CudaVariant
 from pruneaug.kernels.weights import Weights
 from pruneaug.network.layers import apply_masks
 from pruneaug.network.ops import Conv2dOp, Op
@@ -65,7 +65,8 @@ def build_graph(
 
     `masks` (layer name -> bool, in the weight's layout) says which weights are removed; other layers are dense and
     PyTorch's. `dtype` is a name of FORMATS, of weights and activations; inputs and outputs keep the network's.
-    `variants` names the kernels of some layers, `choose` chooses those of the others. The model stays as it is.
+    `variants` names the kernels of some layers, also of dense ones, or TORCH for those that shall be PyTorch's; where
+    it says nothing or "", `choose` chooses. The model stays as it is.
     Raises InputError, NetworkError for a mask of no layer, CompileError for a network that torch.export rejects.
     """
     if dtype not in FORMATS:
@@ -92,14 +93,16 @@ def build_graph(
         )
     graph = functional_graph(program)
     add_batches(graph)
-    precise = _fold(graph, weights, masks, form)
+    named = {name: variant for name, variant in (variants or {}).items() if variant}
+    ours = {name for name in (*masks, *named) if named.get(name) != TORCH}
+    precise = _fold(graph, weights, masks, ours, form)
     simplify(graph)
     signature = replace(Signature.of(program, graph), inputs=describe(tuple(example_inputs)))
     calls = [(call, op_of(call)) for call in layer_calls(graph)]
 
     def pack(layer: FusedLayer) -> CudaCall:
         name, held = layer.call.name, precise[layer.call.node]
-        return pack_layer(name, layer.op, held, layer.epilogue, form, target, choose, variants or {})
+        return pack_layer(name, layer.op, held, layer.epilogue, form, target, choose, named)
 
     products, refused = replace_layers(graph, [call for call, _ in calls if call.node in precise], pack, device)
     arrange_kernels(graph, torch.channels_last)
@@ -127,11 +130,15 @@ def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _fold(
-    graph: fx.GraphModule, weights: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor], form: Format
+    graph: fx.GraphModule,
+    weights: Mapping[str, torch.Tensor],
+    masks: Mapping[str, torch.Tensor],
+    ours: Collection[str],
+    form: Format,
 ) -> dict[fx.Node, Weights]:
     """Fold batch-norms, in place, in the precision that `weights` have, before what remains is rounded.
 
-    Returns what each call of a layer with a mask computes with, float32 in the CPU's memory.
+    Returns what each call of a layer of `ours` computes with, float32 in the CPU's memory.
     """
     read = [node for node in graph.graph.nodes if node.op == "get_attr" and node.target in weights]
     for node in read:
@@ -139,9 +146,10 @@ def _fold(
     fold_batchnorms(graph)
     kept = {}
     for call in layer_calls(graph):
-        if (mask := masks.get(call.name)) is not None:
+        if call.name in ours:
+            mask = None if call.name not in masks else weight_matrix(masks[call.name]).cpu()
             bias = None if call.bias is None else call.bias.float().cpu()
-            kept[call.node] = Weights(weight_matrix(call.weight).float().cpu(), weight_matrix(mask).cpu(), bias)
+            kept[call.node] = Weights(weight_matrix(call.weight).float().cpu(), mask, bias)
     for node in graph.graph.nodes:
         if node.op == "get_attr" and (node in read or "val" not in node.meta):  # batch-norms are folded into the latter
             _set(graph, str(node.target), constant(graph, node).to(form.torch_dtype))

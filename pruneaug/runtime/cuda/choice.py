@@ -9,7 +9,7 @@ import torch
 from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.cuda.convolutions import conv_product
 from pruneaug.kernels.cuda.formats import Format
-from pruneaug.kernels.cuda.products import CudaCall, linear_product, mask_of
+from pruneaug.kernels.cuda.products import CudaCall, linear_product
 from pruneaug.kernels.cuda.shapes import ROWS
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates, parse_cuda_variant
@@ -60,9 +60,8 @@ def pack_layer(
 
     Raises CompileError for a layer that the kernels do not compute.
     """
-    block = block_of(mask_of(weights))
-    if name in variants:
-        given = variants[name]
+    block = Block(*op.matrix_shape) if weights.mask is None else block_of(weights.mask)
+    if given := variants.get(name):
         variant = parse_cuda_variant(given) if isinstance(given, str) else given
     else:
         candidates = [found for found in cuda_candidates(_tokens(op), block.rows) if _fits(found, target)]

@@ -45,7 +45,7 @@ class CudaNetwork:
         kernels: LoadedKernels = KERNELS,
     ) -> None:
         """`programs` are the kernels of `built.shapes`; with `compiled`, torch.compile fuses what is between them."""
-        self._built, self._programs = built, tuple(programs)
+        self._built, self._programs, self._compiled = built, tuple(programs), compiled
         self._recorder = GraphRecorder() if recorder is None else recorder
         self._network: Callable[..., Any] = torch.compile(built.graph, dynamic=False) if compiled else built.graph
         self._recorded: tuple[Call, Sequence[torch.Tensor]] | None = None
@@ -121,6 +121,7 @@ class CudaNetwork:
             "signature": built.signature.to_json(),
             "results": [str(dtype).removeprefix("torch.") for dtype in built.results],
             "programs": {program.shape.key: _facts(program) for program in self._programs},
+            "compiled": self._compiled,
             "report": self.report.to_json(),
         }
         with atomic_file(path) as part:
@@ -131,7 +132,6 @@ def load_cuda_network(
     path: str | Path,
     arch: str,
     *,
-    compiled: bool = False,
     recorder: Recorder | None = None,
     kernels: LoadedKernels = KERNELS,
 ) -> CudaNetwork:
@@ -167,6 +167,7 @@ def load_cuda_network(
             tuple(program.shape for program in programs),
             CudaReport.from_json(facts["report"]),
         )
+        compiled = bool(facts["compiled"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
         raise CheckpointError(
             f"{path} must be a network that this version of pruneaug saved for this GPU, but {error}; build it here, "

@@ -1,0 +1,128 @@
+"""A GPU of this machine: networks with our kernels are built, timed and saved there, beside PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.kernels.cuda.variants import CudaVariant
+from pruneaug.platforms.cuda import check_gpu
+from pruneaug.platforms.gpu_state import held_down
+from pruneaug.platforms.platform import Platform
+from pruneaug.profiler.cuda.device import Device, TorchDevice
+from pruneaug.profiler.cuda.programs import compiled_programs
+from pruneaug.profiler.gpu_networks import GpuSubject, time_on_gpu, torch_subject
+from pruneaug.profiler.network import NetworkTime, Progress, Subject
+from pruneaug.runtime.cuda.building import build_graph
+from pruneaug.runtime.cuda.choice import Choose, largest_that_fills
+from pruneaug.runtime.cuda.network import CudaNetwork
+from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
+from pruneaug.runtime.cuda.recording import GraphRecorder, Recorder
+from pruneaug.spec.platform import KERNELS_FOLDER
+
+
+class LocalGpu:
+    """What networks run on: a GPU, compiled kernels, what launches them and what records graphs. Tests have others."""
+
+    def __init__(
+        self,
+        index: int = 0,
+        folder: str | Path = KERNELS_FOLDER,
+        *,
+        make_device: Callable[[int], Device] = TorchDevice,
+        recorder: Recorder | None = None,
+        kernels: LoadedKernels = KERNELS,
+    ) -> None:
+        """`index` is the GPU's number among those that PyTorch sees, `folder` that of the compiled kernels."""
+        self._index, self._make_device = index, make_device
+        self.folder = ProgramFolder(Path(folder))
+        self.recorder = recorder or GraphRecorder()
+        self._kernels = kernels
+
+    @cached_property
+    def device(self) -> Device:
+        """Raises InputError if there is none."""
+        return self._make_device(self._index)
+
+    def network(
+        self,
+        model: nn.Module,
+        inputs: Sequence[Any],
+        masks: Mapping[str, torch.Tensor],
+        *,
+        dtype: str,
+        variants: Mapping[str, CudaVariant | str] | None = None,
+        choose: Choose = largest_that_fills,
+        compiled: bool = True,
+        progress: Progress | None = None,
+    ) -> CudaNetwork:
+        """A network with our kernels: see `build_graph` and `CudaNetwork`; `progress` is told of kernels to compile.
+
+        Raises InputError, NetworkError or CompileError for what cannot be built.
+        """
+        arch = self.device.gpu.arch
+        built = build_graph(
+            model, inputs, masks, dtype=dtype, arch=arch, device=self.device.torch_device, choose=choose,
+            variants=variants,
+        )  # fmt: skip
+        programs = compiled_programs(built.shapes, arch, self.folder, progress)
+        return CudaNetwork(built, programs, compiled=compiled, recorder=self.recorder, kernels=self._kernels)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Whether something holds the clocks down now."""
+        reasons = held_down(self.device.state().held_down_by)
+        told = f"clocks were held down by {', '.join(reasons)}; ratios within a run still compare"
+        return (told,) if reasons else ()
+
+
+def time_on_local_gpu(
+    subjects: Sequence[Subject], platform: Platform, gpu: LocalGpu, *, rounds: int, progress: Progress | None = None
+) -> tuple[NetworkTime, ...]:
+    """Time subjects in turns by the GPU's clock, in the platform's dtype: networks of PyTorch's by the names of
+    GPU_RUNTIMES, all others with our kernels as their plans say.
+
+    As `time_networks`: what fails becomes a result with an error and is not saved. Raises DeviceError if the GPU is not
+    that of the platform, InputError without one.
+    """
+    check_gpu(platform, gpu.device.gpu)
+    inputs = subjects[0].program.example_inputs[0]
+    return time_on_gpu(
+        [_subject(subject, platform.dtype, gpu) for subject in subjects], inputs, platform.dtype, gpu.device,
+        rounds=rounds, progress=progress,
+    )  # fmt: skip
+
+
+def own_subject(
+    runtime: str,
+    model: nn.Module,
+    inputs: Sequence[Any],
+    build: Callable[[], CudaNetwork],
+    save_to: Path | None = None,
+) -> GpuSubject:
+    """A network with our kernels, which is built when it is its turn and saved to a file when it is right; `model` is
+    what it computes."""
+    built: list[CudaNetwork] = []
+
+    def make() -> Callable[[], Any]:
+        built.append(build())
+        built[0](*inputs)
+        return built[0].replay
+
+    return GpuSubject(runtime, model, make, None if save_to is None else lambda: built[0].save(save_to))
+
+
+def _subject(subject: Subject, dtype: str, gpu: LocalGpu) -> GpuSubject:
+    model, inputs = subject.model, subject.program.example_inputs[0]
+    if not subject.is_ours:
+        return torch_subject(subject.runtime, model, inputs, dtype, gpu.device.torch_device, gpu.recorder)
+
+    def build() -> CudaNetwork:
+        return gpu.network(model, inputs, subject.masks, dtype=dtype, variants=subject.plans)
+
+    return own_subject(subject.runtime, model, inputs, build, subject.save_to)
