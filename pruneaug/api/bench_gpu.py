@@ -20,7 +20,6 @@ from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Op, parse_op
 from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.cuda.cases import (
-    BOTH_LAYOUTS,
     LIBRARIES,
     Group,
     Subject,
@@ -44,17 +43,16 @@ def compile_gpu_kernels(
     dtypes: Sequence[str],
     arch: str,
     kernels: str | Path,
-    layouts: Sequence[str] = BOTH_LAYOUTS,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compile what is measured of these layers in these layouts into the folder `kernels`; no GPU is needed.
+    """Compile what is measured of these layers into the folder `kernels`; no GPU is needed.
 
     Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
     Raises InputError for a wrong op, pattern, dtype or architecture.
     """
     layers, _ = _checked(ops, patterns, (), dtypes)
     groups = groups_of(layers, dtypes, check_patterns(patterns), (0.0,))
-    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, layouts)))
+    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group)))
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
     return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pruneaug.api.bench_gpu import compile_gpu_kernels
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
 from pruneaug.errors import InputError
+from pruneaug.kernels.cuda.ahead import compile_ahead
+from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.latency.rest import alike, sampled_sparsities, write_rest
 from pruneaug.network.layers import Network
 from pruneaug.network.ops import Op
-from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, has_kernels
+from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, groups_of, has_kernels, shapes_of
 from pruneaug.profiler.cuda.process import GpuProcess
 from pruneaug.profiler.cuda.profile import profile_gpu
 from pruneaug.profiler.plan import plan, wanted
@@ -27,6 +29,7 @@ from pruneaug.profiler.run import (
     profile_ops,
     sole_profile,
 )
+from pruneaug.runtime.cuda.building import fused_layers
 from pruneaug.searcher.rules import dense_ops, measured_choices
 from pruneaug.tasks.protocol import Task
 
@@ -60,10 +63,11 @@ def profile_job(job: OpenJob, measurer: str | None = None, progress: Progress | 
 
 
 def compile_job(job: Job, arch: str, *, task: Task | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """Compile the kernels that `profile` measures for this job on a GPU of an architecture, such as "sm_90a", into the
-    job's folder of kernels; no GPU is needed.
+    """Compile the kernels that `profile` measures and `export` may choose for this job, on a GPU of an architecture such
+    as "sm_90a", into the job's folder of kernels; no GPU is needed.
 
-    Returns what `compile_gpu_kernels` returns. Raises InputError for a wrong job or architecture, or one on a CPU.
+    Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
+    Raises InputError for a wrong job or architecture, or one on a CPU.
     """
     opened = open_job(job, task)
     spec = opened.spec.platform
@@ -72,15 +76,16 @@ def compile_job(job: Job, arch: str, *, task: Task | None = None, progress: Prog
             "kernels are compiled for a job that runs on a GPU, but its platform.device is cpu; set it to cuda"
         )
     patterns, _ = measured_choices(opened.network, opened.spec.space)
-    return compile_gpu_kernels(
-        [layer.op for layer in opened.network.layers],
-        patterns=patterns,
-        dtypes=[spec.dtype],
-        arch=arch,
-        kernels=spec.kernels,
-        layouts=NETWORK_LAYOUTS,
-        progress=progress,
-    )
+    measured = groups_of((layer.op for layer in opened.network.layers), [spec.dtype], patterns, (0.0,))
+    shapes = [shape for group in measured for shape in shapes_of(group, NETWORK_LAYOUTS)]
+    for layer in fused_layers(opened.model, opened.example_inputs, spec.dtype):
+        activation, residual = layer.epilogue.activation, layer.epilogue.residual
+        for group in groups_of([layer.op], [spec.dtype], patterns, (0.0,)):
+            found = shapes_of(group, NETWORK_LAYOUTS)
+            shapes += [replace(shape, activation=activation, residual=residual) for shape in found]
+    once = list(dict.fromkeys(shapes))
+    failed = compile_ahead(once, arch, ProgramFolder(Path(spec.kernels)), progress=stage(progress, "Compile"))
+    return {"arch": arch, "kernels": len(once) - len(failed), "failed": failed}
 
 
 def _profile_layers(job: OpenJob, measurer: str | None, progress: Progress | None) -> ProfileResult:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from computed_gpu import GPU, STATE, ComputedProcess
 from toy_flow import pruneaug, write_job
 
@@ -159,7 +160,7 @@ def test_a_job_is_compiled_for_a_gpu_that_is_elsewhere(write, tmp_path, monkeypa
         asked.update(keys=[shape.key for shape in shapes], arch=arch, path=folder.path)
         return {}
 
-    monkeypatch.setattr("pruneaug.api.bench_gpu.compile_ahead", compile_ahead)
+    monkeypatch.setattr(profiling, "compile_ahead", compile_ahead)
     job = write()
     ended = pruneaug("profile", job, "--compile-for", "sm_90a")
     assert ended.code == 0, ended.err
@@ -170,6 +171,30 @@ def test_a_job_is_compiled_for_a_gpu_that_is_elsewhere(write, tmp_path, monkeypa
     assert {parse_shape(key).layout for key in needed} == {"rows"}
     ended = pruneaug("profile", job, "--compile-for", "sm_90a", *CPU)
     assert (ended.code, "its platform.device is cpu; set it to cuda" in ended.err) == (2, True)
+
+
+def test_the_kernels_of_the_network_are_compiled_too(write, monkeypatch):
+    def gelu_network():
+        residual = Residual(torch.nn.Linear(64, 64))
+        return torch.nn.Sequential(torch.nn.Flatten(), residual, torch.nn.GELU(), torch.nn.Linear(64, 4))
+
+    class Residual(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    asked = []
+    monkeypatch.setattr("pruneaug.testing.task._mlp", gelu_network)
+    monkeypatch.setattr(profiling, "compile_ahead", lambda shapes, *rest, **options: asked.extend(shapes) or {})
+    profiling.compile_job(write(space__patterns=["block:16x16"]), "sm_90a")
+    with_sum = {shape for shape in asked if shape.residual}
+    assert {shape.activation for shape in with_sum} == {"gelu"}
+    plain = {replace(shape, residual=False, activation="none") for shape in with_sum}
+    assert plain <= {shape for shape in asked if not shape.residual}
+    assert len(plain) == len(with_sum)
 
 
 def test_a_convolution_of_several_groups_is_measured_dense_only(write, gpu, monkeypatch):

@@ -22,7 +22,7 @@ from pruneaug.network.layers import apply_masks
 from pruneaug.network.ops import Conv2dOp, Op
 from pruneaug.registry import did_you_mean
 from pruneaug.runtime.cuda.choice import Choose, largest_that_fills, pack_layer
-from pruneaug.runtime.cuda.fusing import FusedLayer, op_of, replace_layers
+from pruneaug.runtime.cuda.fusing import FusedLayer, fused_layer, op_of, replace_layers
 from pruneaug.runtime.cuda.report import CudaReport, LayerReport
 from pruneaug.runtime.functional import functional_graph
 from pruneaug.runtime.fusion import fold_batchnorms
@@ -73,31 +73,10 @@ def build_graph(
         raise InputError(
             f"`dtype` on a GPU must be one of {', '.join(FORMATS)}, but got {dtype!r}{did_you_mean(dtype, FORMATS)}"
         )
-    check_module(model)
     form, target = FORMATS[dtype], CudaTarget(arch)
-    whole = copy.deepcopy(model).to(device).eval()
-    apply_masks(whole, masks)
-    weights = {name: tensor.detach() for name, tensor in _tensors(whole) if tensor.is_floating_point()}
-    original = next((tensor.dtype for tensor in weights.values()), torch.float32)
-    rounded = whole.to(form.torch_dtype)  # `weights` keep their precision
-    inputs = pytree.tree_map_only(
-        torch.Tensor,
-        lambda x: x.detach().to(device, form.torch_dtype if x.is_floating_point() else None),
-        tuple(example_inputs),
-    )
-    program = export_program(rounded, inputs)
-    if unknown := sorted(set(masks) - called_layers(program)):
-        raise NetworkError(
-            f"masks must be of linear layers and convolutions that run on the example inputs, but {unknown[0]!r} is "
-            f"none{did_you_mean(unknown[0], called_layers(program))}; leave its mask out"
-        )
-    graph = functional_graph(program)
-    add_batches(graph)
     named = {name: variant for name, variant in (variants or {}).items() if variant}
     ours = {name for name in (*masks, *named) if named.get(name) != TORCH}
-    precise = _fold(graph, weights, masks, ours, form)
-    simplify(graph)
-    signature = replace(Signature.of(program, graph), inputs=describe(tuple(example_inputs)))
+    graph, precise, signature, original = _capture(model, example_inputs, masks, ours, form, device)
     calls = [(call, op_of(call)) for call in layer_calls(graph)]
 
     def pack(layer: FusedLayer) -> CudaCall:
@@ -118,9 +97,53 @@ def build_graph(
     )
 
 
+def fused_layers(model: nn.Module, example_inputs: Sequence[Any], dtype: str) -> list[FusedLayer]:
+    """The calls of all linear layers and convolutions of a network, with what their kernels would compute beside them.
+
+    Raises InputError, CompileError for a network that torch.export rejects.
+    """
+    graph, *_ = _capture(model, example_inputs, {}, (), FORMATS[dtype], torch.device("cpu"))
+    return [fused_layer(call) for call in layer_calls(graph)]
+
+
 def channels_last(x: torch.Tensor, images: bool) -> torch.Tensor:
     """Tensors of four dimensions, if they are images, with the channels of a position beside each other."""
     return x.contiguous(memory_format=torch.channels_last) if images and x.dim() == 4 else x
+
+
+def _capture(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    masks: Mapping[str, torch.Tensor],
+    ours: Collection[str],
+    form: Format,
+    device: torch.device,
+) -> tuple[fx.GraphModule, dict[fx.Node, Weights], Signature, torch.dtype]:
+    """The network as a graph in `form`, what each call of a layer of `ours` computes with, its signature and its own
+    dtype."""
+    check_module(model)
+    whole = copy.deepcopy(model).to(device).eval()
+    apply_masks(whole, masks)
+    weights = {name: tensor.detach() for name, tensor in _tensors(whole) if tensor.is_floating_point()}
+    original = next((tensor.dtype for tensor in weights.values()), torch.float32)
+    rounded = whole.to(form.torch_dtype)  # `weights` keep their precision
+    inputs = pytree.tree_map_only(
+        torch.Tensor,
+        lambda x: x.detach().to(device, form.torch_dtype if x.is_floating_point() else None),
+        tuple(example_inputs),
+    )
+    program = export_program(rounded, inputs)
+    if unknown := sorted(set(masks) - called_layers(program)):
+        raise NetworkError(
+            f"masks must be of linear layers and convolutions that run on the example inputs, but {unknown[0]!r} is "
+            f"none{did_you_mean(unknown[0], called_layers(program))}; leave its mask out"
+        )
+    graph = functional_graph(program)
+    add_batches(graph)
+    precise = _fold(graph, weights, masks, ours, form)
+    simplify(graph)
+    signature = replace(Signature.of(program, graph), inputs=describe(tuple(example_inputs)))
+    return graph, precise, signature, original
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
