@@ -24,7 +24,13 @@ from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.network.layers import apply_masks
 from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.platforms.platform import Platform
-from pruneaug.profiler.gpu_networks import GPU_RUNTIMES, check_gpu_runtimes, time_on_gpu, torch_subject
+from pruneaug.profiler.gpu_networks import (
+    GPU_RUNTIMES,
+    absent_gpu_packages,
+    check_gpu_runtimes,
+    time_on_gpu,
+    torch_subject,
+)
 from pruneaug.profiler.local_gpu import LocalGpu, own_subject
 from pruneaug.profiler.network import ROUNDS
 from pruneaug.pruners.magnitude import Magnitude
@@ -108,6 +114,7 @@ def bench_gpu_network(
     subjects = [
         torch_subject(runtime, case.model, case.inputs, dtype, device.torch_device, there.recorder)
         for runtime in dict.fromkeys(against)
+        if absent_gpu_packages(runtime) is None
     ]
     before = device.state()
     times = time_on_gpu(

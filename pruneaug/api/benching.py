@@ -13,10 +13,10 @@ from pruneaug.api.job import Progress, stage
 from pruneaug.api.loading import load_model, plans_for, platform_for
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform
-from pruneaug.profiler.gpu_networks import check_gpu_runtimes
+from pruneaug.profiler.gpu_networks import GPU_PACKAGES, absent_gpu_packages, check_gpu_runtimes
 from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject
 from pruneaug.profiler.place import Place
-from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, package_versions
+from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, installed_versions, package_versions
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.graph import export_program
 from pruneaug.searcher.space import assigned_sparsity
@@ -86,9 +86,20 @@ def described(times: Sequence[NetworkTime], platform: Platform, against: Sequenc
             for time in times
             for operators, share in (time.fallbacks or {}).items()
         ],
-        "skipped": {name: why for name in against if (why := absent_packages(name))},
-        "versions": dict(platform.versions) | package_versions(against),
+        "skipped": {name: why for name in against if (why := _absent(name, platform))},
+        "versions": dict(platform.versions) | _versions(against, platform),
     }
+
+
+def _absent(name: str, platform: Platform) -> str | None:
+    """Why a runtime cannot run, and how to install it; None if it can."""
+    return absent_gpu_packages(name) if platform.is_gpu else absent_packages(name)
+
+
+def _versions(names: Sequence[str], platform: Platform) -> dict[str, str]:
+    if platform.is_gpu:
+        return installed_versions(package for name in names for package in GPU_PACKAGES[name])
+    return package_versions(names)
 
 
 def disturbances(times: Sequence[NetworkTime]) -> tuple[str, ...]:
@@ -125,7 +136,7 @@ def measure(
     """
     (check_runtimes if place.gpu is None else check_gpu_runtimes)(against)
     names = () if place.remote is not None else tuple(dict.fromkeys(against))
-    others = [Subject(name, dense.model, dense.program) for name in names if absent_packages(name) is None]
+    others = [Subject(name, dense.model, dense.program) for name in names if _absent(name, place.platform) is None]
     subjects = [*others, dense, *([] if pruned is None else [pruned]), *more]
     return place.time(subjects, rounds=rounds, progress=stage(progress, "Bench"))
 

@@ -63,8 +63,8 @@ def profile_job(job: OpenJob, measurer: str | None = None, progress: Progress | 
 
 
 def compile_job(job: Job, arch: str, *, task: Task | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    """Compile the kernels that `profile` measures and `export` may choose for this job, on a GPU of an architecture such
-    as "sm_90a", into the job's folder of kernels; no GPU is needed.
+    """Compile the kernels that `profile` measures and `export` may choose for this job, on GPUs of an architecture as
+    "sm_90a", into the job's folder of kernels; no GPU is needed.
 
     Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
     Raises InputError for a wrong job or architecture, or one on a CPU.

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -20,13 +21,16 @@ from pruneaug.kernels.cuda.formats import FORMATS, TF32
 from pruneaug.profiler.cuda.device import Device, Run
 from pruneaug.profiler.network import NetworkTime, network_time
 from pruneaug.profiler.network_worker import relative_distance, tensors_of
+from pruneaug.profiler.runtimes import why_absent
 from pruneaug.registry import did_you_mean
 from pruneaug.runtime.cuda.building import channels_last
 from pruneaug.runtime.cuda.recording import Recorder
 
-TORCH, TORCH_COMPILE = "torch", "torch-compile"
-GPU_RUNTIMES = (TORCH, TORCH_COMPILE)
-"""PyTorch's operators, and TorchInductor with constant weights, both recorded in a CUDA graph."""
+TORCH, TORCH_COMPILE, TENSORRT = "torch", "torch-compile", "tensorrt"
+GPU_PACKAGES: Mapping[str, Sequence[str]] = {TORCH: (), TORCH_COMPILE: (), TENSORRT: ("torch_tensorrt",)}
+"""The runtimes, and the packages that each needs beside PyTorch: PyTorch's operators, TorchInductor with constant
+weights, and TensorRT by way of torch.compile, which leaves PyTorch what it cannot do; all in CUDA graphs."""
+GPU_RUNTIMES = tuple(GPU_PACKAGES)
 LARGEST_ERRORS: Mapping[str, float] = {"float16": 2e-2, "bfloat16": 1e-1, "tf32": 2e-2, "float32": 1e-3}
 """norm(difference) / norm(expected) against float64; rounding adds up over the layers, a wrong kernel is far above."""
 
@@ -56,6 +60,11 @@ def check_gpu_runtimes(names: Sequence[str]) -> None:
         )
 
 
+def absent_gpu_packages(name: str) -> str | None:
+    """Why a runtime of GPU_RUNTIMES cannot run here, and how to install it; None if it can."""
+    return why_absent(GPU_PACKAGES[name], "torch-tensorrt")
+
+
 def torch_subject(
     runtime: str, model: nn.Module, inputs: Sequence[Any], dtype: str, device: torch.device, recorder: Recorder
 ) -> GpuSubject:
@@ -74,6 +83,9 @@ def torch_subject(
         )
         if runtime == TORCH_COMPILE:
             network = torch.compile(network, dynamic=False, options={"freezing": True})
+        elif runtime == TENSORRT:
+            import_module(*GPU_PACKAGES[TENSORRT])  # which makes its backend known
+            network = torch.compile(network, backend="torch_tensorrt", dynamic=False, options=_tensorrt(dtype))
         again, results = recorder.record(lambda: network(*given))
 
         def call() -> Any:
@@ -120,7 +132,7 @@ def time_on_gpu(
                     f"{accuracy:g}; please report it"
                 )
             ready[index] = _repeated(call, device)
-        except (PruneaugError, RuntimeError) as failure:  # PyTorch raises RuntimeError
+        except Exception as failure:  # compilers raise what they like
             error = f"{type(failure).__name__}: {failure}"
         unsaved = None if subject.save is None else error or _unsaved(subject.save)
         results.append(replace(network_time(subject.runtime, [], accuracy, error), save_error=unsaved))
@@ -148,6 +160,11 @@ def _expected(model: nn.Module, inputs: Sequence[Any], device: Device) -> list[t
         tuple(inputs),
     )
     return tensors_of(exact(*given))
+
+
+def _tensorrt(dtype: str) -> dict[str, Any]:
+    """Each operator in the dtype that it has in the network, as in the other runtimes."""
+    return {"use_explicit_typing": True, "truncate_double": True, "disable_tf32": dtype != TF32.name}
 
 
 def _unsaved(save: Callable[[], None]) -> str | None:

@@ -115,10 +115,10 @@ def absent_packages(name: str) -> str | None:
     return why_absent(RUNTIMES[name].packages)
 
 
-def why_absent(packages: Sequence[str]) -> str | None:
-    """Which of these packages, all in the extra `peers`, are not installed; None if all are."""
+def why_absent(packages: Sequence[str], install: str = "'pruneaug[peers]'") -> str | None:
+    """Which of these packages, all of what `pip install` is to be told, are not installed; None if all are."""
     absent = [package for package in packages if find_spec(package) is None]
-    return f"{', '.join(absent)} not installed; pip install 'pruneaug[peers]'" if absent else None
+    return f"{', '.join(absent)} not installed; pip install {install}" if absent else None
 
 
 def package_versions(names: Sequence[str]) -> dict[str, str]:

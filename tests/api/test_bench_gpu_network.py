@@ -62,6 +62,7 @@ def test_a_network_is_measured_beside_pytorchs(fake):
     assert json.loads(json.dumps(result)) == result
     assert (result["pattern"], result["sparsity"], result["batch"]) == ("block:16x16", 0.5, 2)
     assert result["latency_ms"] == {"torch": 2.0, "torch-compile": 4.0}
+    assert result["skipped"] == {"tensorrt": "torch_tensorrt not installed; pip install torch-tensorrt"}
     ours = result["runtimes"][-1]
     assert (
         "its outputs' relative error in float16 must be at most 0.02" in ours["error"]
@@ -134,7 +135,7 @@ def test_a_checkpoint_has_its_own_masks(fake, toy_at):
     [
         ({"dtype": "bf16"}, "`dtype` on a GPU must be one of float16"),
         ({"rounds": 0}, "`batch` and `rounds` must be at least 1"),
-        ({"against": ["onnxruntime"]}, "runtimes of torch, torch-compile on a GPU"),
+        ({"against": ["onnxruntime"]}, "runtimes of torch, torch-compile, tensorrt on a GPU"),
         ({"pruning": Pruning("block:0x1")}, "a pattern must be 'block:ROWSxCOLS'"),
     ],
 )

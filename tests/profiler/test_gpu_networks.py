@@ -1,11 +1,20 @@
 """Whole networks on a GPU in turns: which are timed, what they are compared with; the GPU is a fake."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from torch import nn
 
 from pruneaug.errors import InputError
-from pruneaug.profiler.gpu_networks import GpuSubject, check_gpu_runtimes, time_on_gpu, torch_subject
+from pruneaug.profiler.gpu_networks import (
+    GpuSubject,
+    absent_gpu_packages,
+    check_gpu_runtimes,
+    time_on_gpu,
+    torch_subject,
+)
 
 
 class Clock:
@@ -86,6 +95,25 @@ def test_one_that_fails_or_is_wrong_or_not_finite_becomes_an_error_and_the_other
     assert right.latency_ms == 2.0
 
 
+def test_tensorrt_compiles_in_the_networks_own_dtypes(monkeypatch):
+    asked = []
+
+    def compiled(network, **options):
+        asked.append((next(network.parameters()).dtype, options))
+        return network
+
+    assert absent_gpu_packages("tensorrt") == "torch_tensorrt not installed; pip install torch-tensorrt"
+    monkeypatch.setitem(sys.modules, "torch_tensorrt", ModuleType("torch_tensorrt"))
+    monkeypatch.setattr(torch, "compile", compiled)
+    (time,) = time_on_gpu([subject(network(), runtime="tensorrt")], (X,), "bfloat16", Clock(), rounds=1)
+    assert time.error is None
+    ((dtype, options),) = asked
+    assert (dtype, options["backend"], options["options"]["disable_tf32"]) == (torch.bfloat16, "torch_tensorrt", True)
+
+
 def test_runtimes_that_there_are_not_are_named():
-    with pytest.raises(InputError, match=r"runtimes of torch, torch-compile on a GPU, but got tensorrt"):
-        check_gpu_runtimes(["torch", "tensorrt"])
+    with pytest.raises(
+        InputError,
+        match=r"runtimes of torch, torch-compile, tensorrt on a GPU, but got tensorr; did you mean .tensorrt",
+    ):
+        check_gpu_runtimes(["torch", "tensorr"])
