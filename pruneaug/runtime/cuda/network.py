@@ -47,7 +47,10 @@ class CudaNetwork:
         """`programs` are the kernels of `built.shapes`; with `compiled`, torch.compile fuses what is between them."""
         self._built, self._programs, self._compiled = built, tuple(programs), compiled
         self._recorder = GraphRecorder() if recorder is None else recorder
-        self._network: Callable[..., Any] = torch.compile(built.graph, dynamic=False) if compiled else built.graph
+        # Constant weights, as in the dense network that it is compared with: they may be laid out anew.
+        constant = {"freezing": True}
+        graph = torch.compile(built.graph, dynamic=False, options=constant) if compiled else built.graph
+        self._network: Callable[..., Any] = graph
         self._recorded: tuple[Call, Sequence[torch.Tensor]] | None = None
         kernels.add(programs)
 

@@ -33,9 +33,9 @@ def blocks(model, names, block, density=0.5):
     return masks
 
 
-def assert_computes(model, inputs, masks, dtype="float32", **options):
+def assert_computes(model, inputs, masks, dtype="float32", compiled=False, **options):
     """Twice on different inputs; returns the network."""
-    network = on_cpu(build(model, inputs, masks, dtype, **options))
+    network = on_cpu(build(model, inputs, masks, dtype, **options), compiled=compiled)
     reference = copy.deepcopy(model)
     apply_masks(reference, masks)
     reference.double()
@@ -130,3 +130,15 @@ def test_a_block_of_a_vision_transformer():
         "query": "linear", "key": "linear", "value": "linear", "out": "linear, add", "up": "linear, gelu",
         "down": "linear, add",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_gxx
+def test_torch_compile_fuses_what_is_between_the_kernels():
+    """TorchInductor's own code, for the CPU, with the weights as constants."""
+    layers = (nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    model = seeded(lambda: nn.Sequential(*layers, nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 5)))
+    x = torch.randn(2, 3, 9, 7, generator=torch.Generator().manual_seed(2))
+    masks = blocks(model, ["5"], Block(16, 16))
+    network = assert_computes(model, (x,), masks, compiled=True)
+    assert [layer.name for layer in network.report.layers if layer.kernel] == ["5"]
