@@ -48,8 +48,7 @@ class CudaNetwork:
         self._built, self._programs, self._compiled = built, tuple(programs), compiled
         self._recorder = GraphRecorder() if recorder is None else recorder
         # Constant weights, as in the dense network that it is compared with: they may be laid out anew.
-        constant = {"freezing": True}
-        graph = torch.compile(built.graph, dynamic=False, options=constant) if compiled else built.graph
+        graph = torch.compile(built.graph, dynamic=False, options={"freezing": True}) if compiled else built.graph
         self._network: Callable[..., Any] = graph
         self._recorded: tuple[Call, Sequence[torch.Tensor]] | None = None
         kernels.add(programs)
