@@ -23,6 +23,7 @@ from pruneaug.platforms.remote import compiler_versions
 from pruneaug.platforms.stored import FILE_NAME as PLATFORM_FILE
 from pruneaug.profiler.plan import DENSE_LIBRARIES
 from pruneaug.profiler.remote.detect import detect_remote
+from pruneaug.profiler.remote.gpu import detect_remote_gpu
 from pruneaug.profiler.rest import NOT_TIMED, times_networks
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import load_job, parse_job
@@ -74,7 +75,8 @@ class OpenJob:
         if spec.gpu is not None:
             if known is not None and known.is_gpu and known.dtype == spec.dtype:
                 return known
-            return gpu_platform(detect_gpu(spec.gpu), dtype=spec.dtype, name=spec.name)
+            gpu = detect_gpu(spec.gpu) if spec.remote is None else detect_remote_gpu(spec.remote, spec.gpu)
+            return gpu_platform(gpu, dtype=spec.dtype, name=spec.name)
         if spec.remote is None:
             return detect(spec.threads, spec.name)
         if known is not None and known.triple is not None and spec.threads in (None, known.threads):
@@ -91,8 +93,9 @@ class OpenJob:
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """Whose dense layers are measured: a remote device runs our kernels only."""
-        return DENSE_LIBRARIES if self.spec.platform.remote is None else (RUNTIME_LIBRARY,)
+        """Whose dense layers are measured: a remote device without a GPU runs our kernels only."""
+        spec = self.spec.platform
+        return DENSE_LIBRARIES if spec.remote is None or spec.has_remote_gpu else (RUNTIME_LIBRARY,)
 
     @cached_property
     def store(self) -> LatencyStore:
