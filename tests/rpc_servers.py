@@ -16,6 +16,7 @@ from pruneaug.spec.platform import RemoteSpec
 
 PLAIN = ("-m", "tvm.exec.rpc_server")
 LASTING = (str(Path(__file__).parents[1] / "examples" / "platforms" / "device_server.py"),)
+GPU = (*LASTING, "--gpu")
 _START_S = 300  # imports of compilers take long on a busy machine
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from pruneaug.errors import LatencyTableError
+from pruneaug.errors import InputError, LatencyTableError
 from pruneaug.latency.rest import Rest, network_digest, read_rest
 from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import RUNTIME_LIBRARY, LatencyTable
@@ -25,6 +25,7 @@ from pruneaug.profiler.local_gpu import LocalGpu
 from pruneaug.profiler.place import Place
 from pruneaug.profiler.plan import DENSE_LIBRARIES
 from pruneaug.profiler.remote.detect import detect_remote
+from pruneaug.profiler.remote.gpu import NETWORKS_NOT_TIMED, detect_remote_gpu
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import load_job, parse_job
 from pruneaug.spec.models import JobSpec
@@ -75,7 +76,8 @@ class OpenJob:
         if spec.gpu is not None:
             if known is not None and known.is_gpu and known.dtype == spec.dtype:
                 return known
-            return gpu_platform(detect_gpu(spec.gpu), dtype=spec.dtype, name=spec.name)
+            gpu = detect_gpu(spec.gpu) if spec.remote is None else detect_remote_gpu(spec.remote, spec.gpu)
+            return gpu_platform(gpu, dtype=spec.dtype, name=spec.name)
         if spec.remote is None:
             return detect(spec.threads, spec.name)
         if known is not None and known.triple is not None and spec.threads in (None, known.threads):
@@ -84,8 +86,10 @@ class OpenJob:
 
     @cached_property
     def place(self) -> Place:
-        """The platform and how it is reached."""
+        """Where the job's networks are timed. Raises InputError for a GPU that is reached by RPC."""
         spec = self.spec.platform
+        if spec.has_remote_gpu:
+            raise InputError(NETWORKS_NOT_TIMED)
         return Place(self.platform, spec.remote, None if spec.gpu is None else LocalGpu(spec.gpu, spec.kernels))
 
     def _known_platform(self) -> Platform | None:
@@ -98,8 +102,9 @@ class OpenJob:
 
     @property
     def libraries(self) -> tuple[str, ...]:
-        """Whose dense layers are measured: a remote device runs our kernels only."""
-        return DENSE_LIBRARIES if self.spec.platform.remote is None else (RUNTIME_LIBRARY,)
+        """Whose dense layers are measured: a remote device without a GPU runs our kernels only."""
+        spec = self.spec.platform
+        return DENSE_LIBRARIES if spec.remote is None or spec.has_remote_gpu else (RUNTIME_LIBRARY,)
 
     @cached_property
     def store(self) -> LatencyStore:
@@ -133,7 +138,7 @@ class OpenJob:
         if rest is None:
             raise LatencyTableError(
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
-                "run `pruneaug profile JOB` first"
+                + (NETWORKS_NOT_TIMED if self.spec.platform.has_remote_gpu else "run `pruneaug profile JOB` first")
             )
         return self.store.table().scaled(rest.layer_factor), rest.rest_us, warnings
 

@@ -12,7 +12,9 @@ from pruneaug.api.profiling import cells_to_measure
 from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.network import predict
 from pruneaug.platforms import match_platform
+from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.remote.detect import examine
+from pruneaug.profiler.remote.gpu import detect_remote_gpu
 from pruneaug.searcher.objective import check_reachable
 from pruneaug.searcher.rules import wanted_choices
 from pruneaug.searcher.space import build_space
@@ -68,7 +70,7 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
 
 
 def examine_device(job: Job) -> dict[str, dict[str, Any]]:
-    """Sections of JSON values about the remote device of a job: device, load. Takes some seconds.
+    """Sections of JSON values about the remote device of a job: device, load. Of a GPU: device. Takes some seconds.
 
     Raises SpecError for a job without one, DeviceError if it does not answer.
     """
@@ -78,6 +80,11 @@ def examine_device(job: Job) -> dict[str, dict[str, Any]]:
             "a job must have platform.remote for its device to be examined, but it has none; `pruneaug doctor` without "
             "a job tells about this machine"
         )
+    if spec.gpu is not None:
+        gpu = detect_remote_gpu(spec.remote, spec.gpu)
+        found = gpu_platform(gpu, dtype=spec.dtype, name=spec.name)
+        known = {"address": spec.remote.address, "platform": found.name, **gpu.to_json(), "torch": gpu.torch}
+        return {"device": {**known, "fingerprint": found.fingerprint}}
     platform, warnings = examine(spec.remote, spec.threads, spec.name)
     return {
         "device": {

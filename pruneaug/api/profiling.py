@@ -20,6 +20,7 @@ from pruneaug.profiler.cuda.process import GpuProcess
 from pruneaug.profiler.cuda.profile import profile_gpu
 from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.remote.detect import warnings_of
+from pruneaug.profiler.remote.gpu import NETWORKS_NOT_TIMED, remote_gpu
 from pruneaug.profiler.rest import measure_rest, sample_network
 from pruneaug.profiler.run import (
     DEFAULT_MEASURER,
@@ -31,6 +32,7 @@ from pruneaug.profiler.run import (
 )
 from pruneaug.runtime.cuda.building import fused_layers
 from pruneaug.searcher.rules import dense_ops, measured_choices
+from pruneaug.spec.platform import PlatformSpec
 from pruneaug.tasks.protocol import Task
 
 _REMOTE_WAITS = 5  # timeouts of a device: its measuring process waits too, and tells more
@@ -51,6 +53,8 @@ def profile(
 def profile_job(job: OpenJob, measurer: str | None = None, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
     result = _profile_layers(job, measurer, progress)
+    if job.spec.platform.has_remote_gpu:
+        return replace(result, warnings=(*result.warnings, NETWORKS_NOT_TIMED))
     with sole_profile(job.store.folder):
         if job.rest() is None:
             told = stage(progress, "Whole network")
@@ -96,9 +100,16 @@ def _profile_layers(job: OpenJob, measurer: str | None, progress: Progress | Non
     told = stage(progress, "Profile")
     if spec.gpu is not None and measurer is None:
         compiling = stage(progress, "Compile")
-        with GpuProcess(Path(spec.kernels), index=spec.gpu) as process:
+        with _gpu_process(spec, spec.gpu) as process:
             return profile_gpu(*cells, process, dense_only=dense_only, compiling=compiling, progress=told)
     return profile_ops(*cells, dense_only=dense_only, libraries=job.libraries, progress=told, **_how(job, measurer))
+
+
+def _gpu_process(spec: PlatformSpec, index: int) -> GpuProcess:
+    kernels = Path(spec.kernels)
+    if spec.remote is not None:
+        return remote_gpu(kernels, spec.remote, index=index)
+    return GpuProcess(kernels, index=index)
 
 
 def _dense_only(job: OpenJob) -> frozenset[Op]:

@@ -31,6 +31,7 @@ class Gpu:
     most_sm_mhz: float | None = None  # to which clocks may rise
     most_memory_mhz: float | None = None
     most_power_w: float | None = None
+    torch: str | None = None  # the version that runs layers there
 
     @property
     def arch(self) -> str:
@@ -79,6 +80,7 @@ def detect_gpu(index: int = 0) -> Gpu:
         limits.sm_mhz,
         limits.memory_mhz,
         limits.power_w,
+        dict(installed(["torch"])).get("torch"),
     )
 
 
@@ -86,12 +88,14 @@ def gpu_platform(gpu: Gpu, *, dtype: str, name: str | None = None) -> Platform:
     """The platform of networks in `dtype` on this GPU; its hardware names it, unless `name` is given.
 
     Its fields are those of every platform: `cpu` is the GPU's name, `arch` its architecture as CUDA names it, `cores`
-    its multiprocessors. The number of threads is 1: one host thread starts the kernels.
+    its multiprocessors. The number of threads is 1: one host thread starts the kernels. Versions are those of the
+    packages that compile here, and of those that run there.
 
     Raises SpecError for a name that is no folder name.
     """
     check_name(name)
-    versions = {"cuda": gpu.cuda, "driver": gpu.driver}
+    there = {"cuda": gpu.cuda, "driver": gpu.driver, "torch": gpu.torch}
+    versions = dict(installed(_VERSIONED)) | {key: value for key, value in there.items() if value}
     found = Platform(
         name=name or "",
         cpu=gpu.name,
@@ -101,7 +105,7 @@ def gpu_platform(gpu: Gpu, *, dtype: str, name: str | None = None) -> Platform:
         threads=1,
         caches=(("L2", gpu.l2_bytes),),
         dtype=dtype,
-        versions=(*installed(_VERSIONED), *((key, value) for key, value in versions.items() if value)),
+        versions=tuple(versions.items()),
     )
     return found if name else named(found)
 

@@ -59,13 +59,20 @@ class LineProcess:
 
     def read(self, timeout_s: float) -> str:
         """The next line. Raises ProcessEnded if the process ends or is silent for `timeout_s`."""
+        line = self.poll(timeout_s)
+        if line is None:
+            raise self._failure(f"hung: it gave no result within {timeout_s:g} s")
+        return line
+
+    def poll(self, timeout_s: float) -> str | None:
+        """The next line; None if there is none within `timeout_s`. Raises ProcessEnded if the process ends."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         deadline = time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or not select.select([descriptor], [], [], left_s)[0]:
-                raise self._failure(f"hung: it gave no result within {timeout_s:g} s")
+                return None
             data = os.read(descriptor, _READ_BYTES)
             if not data:
                 raise self._failure(None)

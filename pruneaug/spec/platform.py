@@ -1,4 +1,4 @@
-"""What a spec says of a platform: this machine's CPU or one of its GPUs, or a remote device."""
+"""What a spec says of a platform: this machine's CPU or one of its GPUs, a remote device, or a remote GPU."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class HardwareSpec(Spec):
 
 
 class RemoteSpec(Spec):
-    """A device that is reached over TVM's RPC, where kernels and networks are measured."""
+    """A device, or a machine with a GPU, that is reached over TVM's RPC: kernels and networks are measured there."""
 
     address: str = Field(description="`host:port` of the device's RPC server, or of a tracker")
     tracker_key: Annotated[str, Field(pattern=r"^[^\s:]+$")] | None = Field(
         default=None, description="The key of equal devices at the tracker at `address`; null: `address` is the device"
     )
-    devices: Positive = Field(default=1, description="Devices of the tracker that share a profile; 1 without a tracker")
+    devices: Positive = Field(
+        default=1, description="Devices of the tracker that share a profile; 1 without one, and for GPUs"
+    )
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=120.0, description="Longest wait for a free device, and for one measurement on it"
     )
@@ -85,12 +87,17 @@ class PlatformSpec(Spec):
     )
     latency_db: str = Field(default="latency_db", description="Folder of the latency tables")
     kernels: str = Field(default=KERNELS_FOLDER, description="Folder of the kernels that are compiled for GPUs")
-    remote: RemoteSpec | None = Field(default=None, description="A device to measure on; null: this machine")
+    remote: RemoteSpec | None = Field(default=None, description="Another machine to measure on; null: this one")
 
     @property
     def gpu(self) -> int | None:
         """The number of the GPU among those that PyTorch sees; None: the network runs on a CPU."""
         return None if self.device == _CPU else int(self.device.partition(":")[2] or 0)
+
+    @property
+    def has_remote_gpu(self) -> bool:
+        """Whether it is a GPU of another machine."""
+        return self.gpu is not None and self.remote is not None
 
     @field_validator("device")
     @classmethod
@@ -110,9 +117,21 @@ class PlatformSpec(Spec):
             raise ValueError(
                 f"threads are a CPU's, but got threads: {self.threads} with device: {self.device}; leave `threads` out"
             )
-        if self.gpu is not None and self.remote is not None:
-            raise ValueError(
-                f"a remote device runs networks on its CPU, but got `remote` with device: {self.device}; leave one of "
-                "them out"
-            )
+        if self.has_remote_gpu:
+            self._check_remote_gpu()
         return self
+
+    def _check_remote_gpu(self) -> None:
+        """Raises ValueError for what only a remote CPU can have."""
+        assert self.remote is not None
+        of_cpus = {"compiler": self.remote.compiler, "hardware": self.remote.hardware != HardwareSpec()}
+        if wrong := [key for key, given in of_cpus.items() if given]:
+            raise ValueError(
+                f"{', '.join(f'remote.{key}' for key in wrong)} must be left out with device: {self.device}: a GPU "
+                "tells what it is, and needs no C compiler"
+            )
+        if self.remote.devices > 1:
+            raise ValueError(
+                f"remote.devices must be 1 with device: {self.device}, because one GPU measures a profile, but got "
+                f"{self.remote.devices}; leave it out"
+            )

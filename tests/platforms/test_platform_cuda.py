@@ -5,6 +5,7 @@ import json
 import stat
 import sys
 from dataclasses import replace
+from importlib import metadata
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -39,6 +40,12 @@ def test_a_gpu_is_a_platform_whose_times_compare_with_its_like():
     assert gpu_platform(H100, dtype="tf32", name="mine").name == "mine"
 
 
+def test_the_platform_of_a_gpu_elsewhere_has_the_version_of_pytorch_that_runs_there():
+    here, there = (dict(gpu_platform(replace(H100, torch=found), dtype="tf32").versions) for found in (None, "0.1"))
+    assert (here["torch"], there["torch"]) == (metadata.version("torch"), "0.1")
+    assert here | {"torch": "0.1"} == there
+
+
 def test_the_fingerprint_of_a_cpu_is_what_it_was_before_there_were_gpus():
     cpu = Platform("name", "CPU (1-2-3)", "x86_64", ("avx2", "fma"), 2, 2, (("L1d", 32768), ("L2", 1048576)))
     fields = ["CPU (1-2-3)", "x86_64", ["avx2", "fma"], 2, [["L1d", 32768], ["L2", 1048576]], 2, "float32"]
@@ -64,7 +71,7 @@ def one_gpu(monkeypatch):
 
 
 def test_doctor_shows_what_pytorch_tells_of_a_gpu(one_gpu):
-    assert detect_gpu() == H100
+    assert detect_gpu() == replace(H100, torch=metadata.version("torch"))
     state = cuda_state()
     assert json.loads(json.dumps(state)) == state
     assert (state["available"], state["runtime"]) == (True, "13.0")

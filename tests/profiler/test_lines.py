@@ -23,6 +23,14 @@ def test_lines_are_answered_one_by_one_even_when_several_come_at_once():
         assert [process.read(30) for _ in range(3)] == [f'{{"number": {number}}}' for number in range(3)]
 
 
+def test_a_line_that_is_not_there_yet_can_be_asked_for_again():
+    with child(ECHO) as process:
+        assert process.poll(0) is None
+        process.send({"number": 1})
+        assert process.poll(30) == '{"number": 1}'
+        assert process.poll(0) is None
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

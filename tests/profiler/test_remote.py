@@ -16,7 +16,7 @@ from pruneaug.platforms import detect
 from pruneaug.profiler.plan import cell_of
 from pruneaug.profiler.remote.detect import detect_remote
 from pruneaug.profiler.remote.facts import read_facts
-from pruneaug.profiler.remote.session import Session
+from pruneaug.profiler.remote.session import Session, in_time
 from pruneaug.profiler.run import REMOTE_MEASURER, profile_ops
 from pruneaug.spec.platform import RemoteSpec
 
@@ -128,6 +128,16 @@ def test_a_server_with_a_key_of_its_own_is_reached_by_a_tracker_only():
         threading.Thread(target=refuse, args=(listener,), daemon=True).start()
         with pytest.raises(DeviceError, match="was started with a key, so only a tracker leads to it"):
             ask(RemoteSpec(address=f"127.0.0.1:{listener.getsockname()[1]}", timeout_s=20))
+
+
+def test_a_call_is_waited_for_only_so_long():
+    go_on = threading.Event()
+    with pytest.raises(TimeoutError):
+        in_time(go_on.wait, 0.01)
+    go_on.set()
+    assert in_time(go_on.wait, 30.0)
+    with pytest.raises(ZeroDivisionError):
+        in_time(lambda: 1 / 0, 30.0)
 
 
 def test_a_session_that_ends_is_begun_again_and_no_cell_is_lost(lasting, platform, tmp_path):

@@ -6,6 +6,9 @@ from pruneaug.errors import SpecError
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.spec import parse_job, result_settings
 
+THERE = {"address": "gpu:9090"}
+REMOTE = {"device": "cuda:1"}
+
 
 def platform(**values):
     return parse_job({"task": {"name": "digits"}, "platform": values}).platform
@@ -31,12 +34,24 @@ def test_another_device_is_an_error(device):
         platform(device=device)
 
 
+def test_a_gpu_may_be_that_of_another_machine():
+    spec = platform(**REMOTE, remote={"tracker_key": "h100", "timeout_s": 5, **THERE})
+    assert (spec.gpu, spec.remote.address, spec.has_remote_gpu) == (1, "gpu:9090", True)
+    assert not platform(device="cuda").has_remote_gpu
+    assert not platform(remote=THERE).has_remote_gpu
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"dtype": "bfloat16"}, "dtype must be float32 on a CPU, but got dtype: bfloat16; add `device: cuda`"),
         ({"device": "cuda", "threads": 2}, "threads are a CPU's, but got threads: 2 with device: cuda"),
-        ({"device": "cuda:1", "remote": {"address": "pi:9090"}}, "but got `remote` with device: cuda:1"),
+        ({**REMOTE, "remote": {"compiler": "cc", **THERE}}, r"remote\.compiler must be left out with device: cuda:1"),
+        ({**REMOTE, "remote": {"hardware": {"cores": 2}, **THERE}}, r"remote\.hardware must be left out with device"),
+        (
+            {**REMOTE, "remote": {"devices": 2, "tracker_key": "h100", **THERE}},
+            r"remote\.devices must be 1 with device: cuda:1, because one GPU measures a profile, but got 2",
+        ),
         ({"device": "cuda", "dtype": "int8"}, r"platform\.dtype"),
     ],
 )

@@ -55,7 +55,8 @@ def test_a_search_space_can_be_extended_by_a_job(path):
 @pytest.mark.parametrize("path", PLATFORMS, ids=file_name)
 def test_a_platform_can_be_extended_by_a_job(path):
     job = parse_job({"task": {"name": "digits"}, "platform": {"extends": str(path)}})
-    assert job.platform.threads or job.platform.gpu is not None
+    assert (job.platform.threads is None) == path.stem.startswith("cuda")
+    assert (job.platform.gpu is not None) == path.stem.startswith("cuda")
     assert (job.platform.remote is None) == (path.stem in ("local-cpu", "cuda-local"))
 
 

@@ -58,7 +58,7 @@ class ProgramFolder:
 
     def write(self, program: Program) -> None:
         """Keep a program, in place of another of its shape. Raises StorageError."""
-        cubin, facts = self._files(program.shape, program.arch)
+        cubin, facts = self.files(program.shape, program.arch)
         atomic_write_bytes(cubin, program.cubin)
         known = {
             "generator": generator_digest(),
@@ -70,7 +70,7 @@ class ProgramFolder:
 
     def read(self, shape: Shape, arch: str) -> Program:
         """Raises CompileError if the folder has none, or one that another version of the package made."""
-        cubin, facts = self._files(shape, arch)
+        cubin, facts = self.files(shape, arch)
         if not facts.exists() or not cubin.exists():
             raise CompileError(
                 f"the kernel {shape.key} must be compiled for {arch}, but {self.path} does not hold it; compile the "
@@ -96,7 +96,8 @@ class ProgramFolder:
             return False
         return True
 
-    def _files(self, shape: Shape, arch: str) -> tuple[Path, Path]:
+    def files(self, shape: Shape, arch: str) -> tuple[Path, Path]:
+        """Where its machine code is, and what tells how it is called, if the folder holds them."""
         stem = f"{shape.key}.{arch}"
         return self.path / f"{stem}.cubin", self.path / f"{stem}.json"
 

@@ -1,4 +1,4 @@
-"""Measuring on a device that is reached over TVM's RPC: what it is, its kernels, whole networks.
+"""Measuring over TVM's RPC: what a device is, its kernels, whole networks; layers on the GPU of another machine.
 
 Whatever connects runs in a process of its own: a connection may hang, and compilers change the process that imports
 them.

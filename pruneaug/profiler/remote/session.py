@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,10 @@ _NO_MAGIC = b"\0\0\0\0"  # a server hangs up at once on whoever begins so
 _TIMED_OUT = "RPCSessionTimeoutError"
 _LOST = ("Socket SockChannel", "code == RPCCode::kReturn")  # the socket, and the server's last words
 
+PLAIN_SERVER = "python -m tvm.exec.rpc_server"
+
 Array = npt.NDArray[Any]
+Value = TypeVar("Value")
 
 
 class ConnectionLostError(Exception):
@@ -39,14 +42,14 @@ class ConnectionLostError(Exception):
 
 
 class Session:
-    """One connection to the device of `remote`, which the server ends after `limit_s`.
+    """One connection to the device of `remote`, which the server ends after `limit_s`, if that is not None.
 
-    Raises DeviceError if there is none after a few tries.
+    `server` is the command that starts one there, for whom there is none. Raises DeviceError after a few tries.
     """
 
-    def __init__(self, remote: RemoteSpec, limit_s: float) -> None:
+    def __init__(self, remote: RemoteSpec, limit_s: float | None, *, server: str = PLAIN_SERVER) -> None:
         self.opened = time.monotonic()
-        self._rpc = _connect(remote, limit_s)
+        self._rpc = _connect(remote, limit_s, server)
         self._cpu = self._rpc.cpu(0)
         self._names = (f"library{number}.so" for number in count())
 
@@ -65,9 +68,9 @@ class Session:
 
     def load(self, library: Path) -> Any:
         """Upload a library and load it there. Raises DeviceError if the device cannot, ConnectionLostError."""
+        name = next(self._names)
+        self.upload(library, name)
         with lost():
-            name = next(self._names)
-            self._rpc.upload(bytearray(library.read_bytes()), name)
             try:
                 return self._rpc.load_module(name)
             except Exception as error:
@@ -78,6 +81,11 @@ class Session:
                     f"{reason(error)}; check platform.remote.hardware.arch and .mcpu, and that the device has the same "
                     "TVM and no older C library than the compiler's"
                 ) from error
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a file into the session's folder there. Raises ConnectionLostError."""
+        with lost():
+            self._rpc.upload(bytearray(path.read_bytes()), name)
 
     def tensor(self, value: Array) -> Any:
         """A copy of the array on the device. Raises ConnectionLostError."""
@@ -95,7 +103,7 @@ class Session:
         if configure is None:
             raise DeviceError(
                 "the device's server must have `runtime.config_threadpool`, but it has not; start TVM's own server: "
-                "python -m tvm.exec.rpc_server"
+                f"{PLAIN_SERVER}"
             )
         with lost():
             configure(1, threads)
@@ -129,20 +137,40 @@ def reason(error: BaseException) -> str:
     return " ".join(lines[-3:])[-500:] or type(error).__name__
 
 
-def _connect(remote: RemoteSpec, limit_s: float) -> rpc.RPCSession:
+def in_time(call: Callable[[], Value], limit_s: float) -> Value:
+    """What `call` returns or raises. Raises TimeoutError after `limit_s`; the call then goes on in a thread."""
+    found: list[Value | Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(call())
+        except Exception as error:
+            found.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not found:
+        raise TimeoutError
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _connect(remote: RemoteSpec, limit_s: float | None, server: str) -> rpc.RPCSession:
     failure = DeviceError("")
     for number in range(TRIES):
         if number:
             time.sleep(_PAUSE_S)
         try:
-            return _requested(remote, limit_s) if remote.tracker_key is not None else _direct(remote, limit_s)
+            return (_direct if remote.tracker_key is None else _requested)(remote, limit_s or 0.0)
         except DeviceError:
             raise
         except Exception as error:
             failure = DeviceError(
                 f"platform.remote.address must be that of a device that answers, but after {TRIES} tries "
-                f"{remote.address} does not: {reason(error)}; start its server there, `python -m tvm.exec.rpc_server`, "
-                "and check that the network lets it through"
+                f"{remote.address} does not: {reason(error)}; start its server there, `{server}`, and "
+                "check that the network lets it through"
             )
     raise failure
 
@@ -164,7 +192,7 @@ def _direct(remote: RemoteSpec, limit_s: float) -> rpc.RPCSession:
             ) from None
     if answer:
         raise DeviceError(f"platform.remote.address must be a TVM RPC server, but {remote.address} is something else")
-    return _in_time(remote, lambda: rpc.connect(host, port, session_timeout=limit_s))
+    return _begun(remote, lambda: rpc.connect(host, port, session_timeout=limit_s))
 
 
 def _requested(remote: RemoteSpec, limit_s: float) -> rpc.RPCSession:
@@ -197,35 +225,25 @@ def _requested(remote: RemoteSpec, limit_s: float) -> rpc.RPCSession:
                 f"a device of tracker_key {remote.tracker_key!r} must be free within timeout_s, "
                 f"{remote.timeout_s:g} s, but none is; wait, or ask for fewer `devices`"
             ) from None
-        return _in_time(remote, lambda: rpc.connect(url, device_port, key, limit_s))
+        return _begun(remote, lambda: rpc.connect(url, device_port, key, limit_s))
 
 
-def _in_time(remote: RemoteSpec, connect: Any) -> Any:
-    """What `connect` returns. Raises DeviceError if that takes longer than the timeout."""
-    found: list[Any] = []
-
-    def run() -> None:
-        try:
-            found.append(connect())
-        except Exception as error:
-            found.append(error)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(remote.timeout_s)
-    if not found:
+def _begun(remote: RemoteSpec, connect: Callable[[], Value]) -> Value:
+    """The session that `connect` begins. Raises DeviceError if that takes longer than the timeout."""
+    try:
+        return in_time(connect, remote.timeout_s)
+    except TimeoutError:
         raise DeviceError(
             f"the device at {remote.address} must begin a session within timeout_s, {remote.timeout_s:g} s, but does "
             "not; wait until it is free, or restart its server"
-        )
-    if not isinstance(found[0], Exception):
-        return found[0]
-    if "matches key" in str(found[0]):
+        ) from None
+    except Exception as error:
+        if "matches key" not in str(error):
+            raise
         raise DeviceError(
             f"the server at {remote.address} was started with a key, so only a tracker leads to it; start it without "
             "--key, or give the tracker's address and tracker_key"
-        )
-    raise found[0]
+        ) from None
 
 
 def _host_port(remote: RemoteSpec) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -12,12 +13,23 @@ import torch
 
 from pruneaug.errors import InputError, MeasurementError
 from pruneaug.kernels.cuda.driver import Driver
+from pruneaug.kernels.cuda.program import Program, ProgramFolder
+from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.platforms.cuda import Gpu
 from pruneaug.platforms.gpu_state import GpuState
+from pruneaug.profiler.cuda.cases import subjects_of
 
 NAME = "Fake GPU"
-FAULTS = "FAKE_GPU_FAULTS"  # JSON: a part of a kernel's key -> abort, hang, poison or nothing
+FAULTS = "FAKE_GPU_FAULTS"  # JSON: a part of a kernel's key -> abort, cut (a server's session), hang, poison or nothing
 FIRST_US = 1000.0
+
+
+def keep_empty_programs(path, group):
+    """Programs whose code no fake driver reads."""
+    folder = ProgramFolder(path)
+    for subject in subjects_of(group, []):
+        folder.write(Program(parse_shape(subject.variant), "sm_80", (("x", "pointer"),), 1, 0, b"code"))
+    return folder
 
 
 @dataclass
@@ -81,6 +93,9 @@ class FaultyKernel:
         match self.fault:
             case "abort":
                 os.abort()
+            case "cut":
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(600)  # the parent's death ends it
             case "hang":
                 time.sleep(600)
             case "poison":

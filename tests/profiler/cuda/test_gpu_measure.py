@@ -4,17 +4,17 @@ import json
 
 import numpy as np
 import pytest
-from fake_gpu import FAULTS, FIRST_US, NAME, FakeDevice, emulated, faulty
+from fake_gpu import FAULTS, FIRST_US, NAME, FakeDevice, emulated, faulty, keep_empty_programs
 
-from pruneaug.errors import InputError, LatencyTableError, MeasurementError
-from pruneaug.kernels.cuda.program import Program, ProgramFolder
+from pruneaug.errors import DeviceError, InputError, LatencyTableError, MeasurementError
+from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.network.ops import LinearOp
 from pruneaug.profiler.cuda.calls import library_calls
 from pruneaug.profiler.cuda.cases import TORCH, Group, Subject, subjects_of
 from pruneaug.profiler.cuda.data import GroupData
 from pruneaug.profiler.cuda.measure import Trying, measure_group
-from pruneaug.profiler.cuda.process import GpuProcess
+from pruneaug.profiler.cuda.process import GpuProcess, worker_process
 from pruneaug.profiler.cuda.records import GpuRecord, Journal, timed
 from pruneaug.profiler.cuda.run import profile_groups
 
@@ -22,14 +22,6 @@ GROUP = Group(LinearOp(40, 48, 16), "bfloat16", "block:16x16", 0.5)
 TORCH_ONLY = Subject(TORCH)
 WIDE = Group(LinearOp(16, 32, 64), "float16", "dense", 0.0)
 pytestmark = pytest.mark.usefixtures("with_fakes")
-
-
-def keep_empty_programs(path, group):
-    """Programs whose code no fake driver reads."""
-    folder = ProgramFolder(path)
-    for subject in subjects_of(group, []):
-        folder.write(Program(parse_shape(subject.variant), "sm_80", (("x", "pointer"),), 1, 0, b"code"))
-    return folder
 
 
 @pytest.mark.slow
@@ -139,6 +131,14 @@ def test_a_device_that_is_not_there_and_a_process_that_does_not_start_are_told(t
         pytest.raises(MeasurementError, match="must start, but it ended with exit status 1: no such luck"),
     ):
         process.gpu()
+
+
+def test_another_kind_of_gpu_must_not_answer_in_the_middle(tmp_path):
+    numbers = iter([0, 0, 2])  # names of the fakes differ by their number
+    with GpuProcess(tmp_path, start=lambda: worker_process("fake_gpu:faulty", next(numbers))) as process:
+        assert process.gpu() == process.gpu()
+        with pytest.raises(DeviceError, match="another one answers: cpu: Fake GPU here, Fake GPU 2 there"):
+            process.gpu()
 
 
 class CountedProcess:
