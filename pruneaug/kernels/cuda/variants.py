@@ -11,6 +11,8 @@ from pruneaug.kernels.cuda.target import CudaTarget
 
 _NAME = re.compile(r"t([1-9]\d*)n([1-9]\d*)k([1-9]\d*)s([1-9]\d*)w([1-9]\d*)x([1-9]\d*)")
 WARP = 32
+TORCH_2_4 = "torch-2:4"
+"""In the place of a variant: PyTorch's product with a semi-structured weight computes the layer."""
 
 
 @dataclass(frozen=True, slots=True)

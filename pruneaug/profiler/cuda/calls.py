@@ -24,7 +24,7 @@ from pruneaug.kernels.cuda.shapes import ROWS, launch_of, parse_shape
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, Op
-from pruneaug.profiler.cuda.cases import TORCH, Group, Subject, positions_of
+from pruneaug.profiler.cuda.cases import DENSE, TORCH, Group, Subject, positions_of
 from pruneaug.profiler.cuda.data import GroupData, as_input, by_position, two_of_four
 from pruneaug.profiler.cuda.device import Device, Run
 from pruneaug.profiler.op_data import layer_output, layer_weight
@@ -87,7 +87,8 @@ def library_calls(group: Group, subject: Subject, data: GroupData, device: Devic
         raise InputError(f"2:4 needs in_features that 4 divides, but got {group.op.key}; leave {subject} out")
     # Its operators choose an algorithm and allocate when they are called, which no graph records.
     form = torch.sparse.to_sparse_semi_structured
-    return _layer(group.op, two_of_four(data.matrix), data, device, form, in_graph=False)
+    matrix = two_of_four(data.matrix) if group.pattern == DENSE else data.matrix
+    return _layer(group.op, matrix, data, device, form, in_graph=False)
 
 
 def _layer(
