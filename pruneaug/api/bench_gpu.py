@@ -50,8 +50,8 @@ def compile_gpu_kernels(
     Returns `arch`, `kernels` with how many there are, and `failed` with the error of each that could not be compiled.
     Raises InputError for a wrong op, pattern, dtype or architecture.
     """
-    layers, _ = _checked(ops, patterns, (), dtypes)
-    groups = groups_of(layers, dtypes, check_patterns(patterns), (0.0,))
+    layers, _ = _checked(ops, (), dtypes)
+    groups = groups_of(layers, dtypes, check_patterns(patterns, nm=True), (0.0,))
     shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group)))
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
     return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
@@ -81,7 +81,7 @@ def bench_gpu_kernels(
     `break_even`, `skipped`, `warnings`. Raises InputError for a wrong op, pattern, sparsity, dtype or library, or
     without a GPU, MeasurementError if the measuring process does not start.
     """
-    layers, skipped = _checked(ops, patterns, sparsities, dtypes)
+    layers, skipped = _checked(ops, sparsities, dtypes)
     _check_libraries(against)
     blocks, folder = check_patterns(patterns), ProgramFolder(Path(kernels))
     groups = groups_of(layers, dtypes, blocks, sparsities)
@@ -114,12 +114,11 @@ def bench_gpu_kernels(
 
 
 def _checked(
-    ops: Sequence[Op | str], patterns: Sequence[str], sparsities: Sequence[float], dtypes: Sequence[str]
+    ops: Sequence[Op | str], sparsities: Sequence[float], dtypes: Sequence[str]
 ) -> tuple[list[Op], list[dict[str, str]]]:
     """The layers that our kernels compute, and why the others are left out. Raises InputError."""
     found = list(dict.fromkeys(parse_op(op) if isinstance(op, str) else op for op in ops))
     layers = [op for op in found if has_kernels(op)]
-    check_patterns(patterns)
     for sparsity in sparsities:
         check_sparsity(sparsity)
     if unknown := [dtype for dtype in dtypes if dtype not in FORMATS]:

@@ -21,6 +21,7 @@ from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.kernels.cuda.ahead import compile_ahead
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.kernels.cuda.variants import TORCH_2_4
 from pruneaug.network.layers import apply_masks
 from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.platforms.platform import Platform
@@ -39,6 +40,7 @@ from pruneaug.report.data import OWN_SPARSE
 from pruneaug.runtime.cuda.building import build_graph
 from pruneaug.runtime.plan import Plans
 from pruneaug.searcher.space import assigned_sparsity
+from pruneaug.sparsity.patterns import NM, parse_pattern
 from pruneaug.spec.platform import KERNELS_FOLDER
 
 _EVERY = ("*",)
@@ -46,7 +48,10 @@ _EVERY = ("*",)
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """How a named network is pruned: by magnitude, to blocks of `pattern`, the layers whose names match `layers`."""
+    """How a named network is pruned: by magnitude, to blocks of `pattern`, the layers whose names match `layers`.
+
+    Of "nm:2:4" the sparsity is its own.
+    """
 
     pattern: str = "block:64x64"
     sparsity: float = 0.9
@@ -57,7 +62,7 @@ class Pruning:
 class _Case:
     """A dense network, the masks of its pruned layers, and what a result says of them.
 
-    `plans` are a checkpoint's, and `platform` where they hold.
+    `plans` say what computes layers, and `platform` where they hold; None: anywhere.
     """
 
     model: nn.Module
@@ -68,8 +73,8 @@ class _Case:
     platform: Platform | None = None
 
     def plans_on(self, platform: Platform) -> Plans:
-        """What computes each layer, where that was measured on this platform."""
-        known = self.platform is not None and self.platform.fingerprint == platform.fingerprint
+        """What computes each layer, if that holds on this platform."""
+        known = self.platform is None or self.platform.fingerprint == platform.fingerprint
         return self.plans if known else {}
 
 
@@ -158,7 +163,7 @@ def compile_gpu_network(
     _check(dtype, batch, 1)
     cpu = torch.device("cpu")
     case = _case(name, pruning, sample, batch, seed, trust_code, cpu)
-    plans = case.plans if case.platform is not None and case.platform.arch == arch else {}
+    plans = case.plans if case.platform is None or case.platform.arch == arch else {}
     built = build_graph(case.model, case.inputs, case.masks, dtype=dtype, arch=arch, device=cpu, variants=plans)
     shapes = built.shapes
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
@@ -197,7 +202,7 @@ def _case(
         return _Case(model, inputs, opened.masks, facts, opened.plans, opened.platform)
     asked = pruning or Pruning()
     check_sparsity(asked.sparsity)
-    (block,) = check_patterns([asked.pattern])
+    (block,) = check_patterns([asked.pattern], nm=True)
     model, inputs = build_network(name, sample=sample, batch=batch or 1, seed=seed, trust_code=trust_code)
     if (use_attention := getattr(model, "set_attn_implementation", None)) is not None:
         use_attention("sdpa")  # of transformers: one fused operator on a GPU, for all runtimes
@@ -207,7 +212,8 @@ def _case(
     masks = Magnitude().prune(model, network, assignment, None).masks
     facts = {
         "pattern": block,
-        "sparsity": asked.sparsity,
+        "sparsity": max(choice.sparsity for choice in assignment.values()),
         "kept_dense": kept_dense(network, block, asked.layers),
     }
-    return _Case(model, inputs, masks, facts)
+    is_nm = isinstance(parse_pattern(block), NM)
+    return _Case(model, inputs, masks, facts, dict.fromkeys(masks, TORCH_2_4) if is_nm else {})

@@ -32,6 +32,7 @@ from pruneaug.profiler.run import (
 )
 from pruneaug.runtime.cuda.building import fused_layers
 from pruneaug.searcher.rules import dense_ops, measured_choices
+from pruneaug.sparsity.patterns import parse_pattern
 from pruneaug.spec.platform import PlatformSpec
 from pruneaug.tasks.protocol import Task
 
@@ -139,7 +140,10 @@ def _sampled(network: Network, patterns: Sequence[str], sparsities: Sequence[flo
     counts = {pattern: len(alike(network, pattern, 0.0)) for pattern in patterns}
     if not sparsities or not any(counts.values()):
         return "dense", (0.0,)
-    return max(counts, key=lambda pattern: counts[pattern]), sampled_sparsities(sparsities)
+    chosen = max(counts, key=lambda pattern: counts[pattern])
+    pattern = parse_pattern(chosen)
+    assert pattern is not None
+    return chosen, sampled_sparsities(pattern.sparsities(sparsities))
 
 
 def cells_to_measure(job: OpenJob) -> tuple[int, int]:

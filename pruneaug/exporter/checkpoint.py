@@ -28,7 +28,7 @@ from pruneaug.platforms.platform import Platform
 from pruneaug.runtime.plan import Plans
 from pruneaug.sparsity.masks import expand_blocks, pool_scores
 from pruneaug.sparsity.matrix import weight_from_matrix, weight_matrix
-from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice
+from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice, Pattern
 
 VERSION = 1
 _KEYS = ("layers", "weights_sha256", "platform", "latency", "spec", "model_facts")
@@ -61,8 +61,11 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder} must name its platform, but {error}") from error
 
 
-def block_map(weight: torch.Tensor, block: Block) -> torch.Tensor:
-    """Which blocks of a layer's weight hold a weight that is not zero: bool [block rows, block cols]."""
+def block_map(weight: torch.Tensor, block: Pattern) -> torch.Tensor:
+    """Which blocks of a layer's weight hold a weight that is not zero: bool [block rows, block cols].
+
+    With N:M each weight is a block.
+    """
     return pool_scores((weight_matrix(weight.detach()) != 0).float(), block) > 0
 
 
@@ -192,7 +195,7 @@ def _layer_info(layer: Layer, choice: LayerChoice, weight: torch.Tensor) -> dict
     return facts
 
 
-def _checked_mask(name: str, weight: torch.Tensor, block: Block, digest: str) -> torch.Tensor:
+def _checked_mask(name: str, weight: torch.Tensor, block: Pattern, digest: str) -> torch.Tensor:
     kept = block_map(weight, block)
     if map_digest(kept) != digest:
         raise CheckpointError(

@@ -17,7 +17,8 @@ from torch.export import ExportedProgram
 from pruneaug.errors import LatencyTableError
 from pruneaug.files import atomic_write_text
 from pruneaug.network.layers import Network
-from pruneaug.sparsity.patterns import LayerChoice, parse_pattern
+from pruneaug.network.ops import can_have
+from pruneaug.sparsity.patterns import NM, LayerChoice, parse_pattern
 
 _LEAST_FACTOR, _LARGEST_FACTOR = 0.5, 2.0  # beyond that it was not the layers that made the difference
 _LEAST_KEPT, _LEAST_US = 1e-3, 1e-3  # of a network without weights, or without layers
@@ -86,12 +87,15 @@ class Rest:
 
 
 def alike(network: Network, pattern: str, sparsity: float) -> dict[str, LayerChoice]:
-    """The same choice for every layer whose weight matrix holds a block of the pattern; none for "dense"."""
+    """The same choice for every layer that can have the pattern; none for "dense".
+
+    Of N:M at most its own sparsity.
+    """
     block = parse_pattern(pattern)
     if block is None:
         return {}
-    choice = LayerChoice(block, sparsity)
-    return {layer.name: choice for layer in network.layers if block.fits(layer.op.matrix_shape)}
+    choice = LayerChoice(block, min(sparsity, block.sparsity) if isinstance(block, NM) else sparsity)
+    return {layer.name: choice for layer in network.layers if can_have(layer.op, block)}
 
 
 def sampled_sparsities(sparsities: Sequence[float]) -> tuple[float, ...]:

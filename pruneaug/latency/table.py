@@ -11,7 +11,7 @@ from pruneaug.errors import LatencyTableError
 from pruneaug.latency.interpolation import monotone_curve
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.network.ops import Op
-from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice, parse_pattern
+from pruneaug.sparsity.patterns import DENSE, LayerChoice, Pattern, parse_pattern, sort_key
 
 _SAME_SPARSITY = 1e-6
 
@@ -58,12 +58,12 @@ class LatencyTable:
         """The ops that have any time, in the order of their records."""
         return tuple(dict.fromkeys(op for op, _ in self._points))
 
-    def patterns(self, op: Op) -> tuple[Block, ...]:
+    def patterns(self, op: Op) -> tuple[Pattern, ...]:
         """The patterns, dense aside, that have any time for this op, sorted."""
-        blocks = (parse_pattern(pattern) for known, pattern in self._points if known == op)
-        return tuple(sorted(block for block in blocks if block is not None))
+        patterns = (parse_pattern(pattern) for known, pattern in self._points if known == op)
+        return tuple(sorted((pattern for pattern in patterns if pattern is not None), key=sort_key))
 
-    def grid(self, op: Op, pattern: Block | None) -> tuple[float, ...]:
+    def grid(self, op: Op, pattern: Pattern | None) -> tuple[float, ...]:
         """The measured sparsities, ascending; empty if there are none."""
         return tuple(self._points.get((op, _text(pattern)), ()))
 
@@ -97,8 +97,8 @@ class LatencyTable:
         return points[min(points, key=lambda at: (abs(at - choice.sparsity), at))]
 
     def missing(
-        self, ops: Iterable[Op], patterns: Sequence[Block | None], sparsities: Sequence[float]
-    ) -> tuple[tuple[Op, Block | None, float], ...]:
+        self, ops: Iterable[Op], patterns: Sequence[Pattern | None], sparsities: Sequence[float]
+    ) -> tuple[tuple[Op, Pattern | None, float], ...]:
         """The (op, pattern, sparsity) without a time, dense ones at sparsity 0 included only if `patterns` has None."""
         return tuple(
             (op, pattern, sparsity)
@@ -154,5 +154,5 @@ def _time(record: LatencyRecord) -> datetime:
     return datetime.fromisoformat(record.measured_at)
 
 
-def _text(pattern: Block | None) -> str:
+def _text(pattern: Pattern | None) -> str:
     return "dense" if pattern is None else str(pattern)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from pruneaug.errors import InputError
+from pruneaug.sparsity.patterns import NM, Pattern
 
 _LINEAR = re.compile(r"linear-t(\d+)-i(\d+)-o(\d+)")
 _CONV2D = re.compile(
@@ -83,6 +84,18 @@ class Conv2dOp:
 
 
 Op = LinearOp | Conv2dOp
+
+_NM_SIZES = 16  # what divides the sizes of all weights that PyTorch's 2:4 product takes
+
+
+def can_have(op: Op, pattern: Pattern) -> bool:
+    """Whether a layer may have the pattern: its weight matrix holds a whole block.
+
+    N:M is for linear layers whose features are multiples of 16, inputs and outputs: nothing multiplies others faster.
+    """
+    if isinstance(pattern, NM) and not (isinstance(op, LinearOp) and all(n % _NM_SIZES == 0 for n in op.matrix_shape)):
+        return False
+    return pattern.fits(op.matrix_shape)
 
 
 def parse_op(key: str) -> Op:

@@ -15,7 +15,7 @@ from pruneaug.latency.records import LatencyRecord, error_record
 from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.plan import Cell
-from pruneaug.sparsity.patterns import Block
+from pruneaug.sparsity.patterns import Pattern
 
 MOST_VARIANTS = 3
 _LARGE_MATRIX = 50_000  # weights; masks of larger ones vary less than times do
@@ -24,7 +24,7 @@ Times = npt.NDArray[np.float64]
 Tried = TypeVar("Tried")
 
 
-def mask_seeds(op: Op, block: Block | None, seeds: Sequence[int]) -> Sequence[int]:
+def mask_seeds(op: Op, block: Pattern | None, seeds: Sequence[int]) -> Sequence[int]:
     """Those of the seeds whose masks are measured: the first alone where masks make no difference."""
     return seeds if block is not None and math.prod(op.matrix_shape) <= _LARGE_MATRIX else seeds[:1]
 

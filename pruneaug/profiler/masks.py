@@ -6,14 +6,14 @@ import torch
 
 from pruneaug.network.layers import Network
 from pruneaug.network.ops import Conv2dOp, Op
-from pruneaug.sparsity.masks import expand_blocks
+from pruneaug.sparsity.masks import block_mask, expand_blocks
 from pruneaug.sparsity.matrix import weight_from_matrix
-from pruneaug.sparsity.patterns import Assignment, Block
+from pruneaug.sparsity.patterns import NM, Assignment, Pattern
 
 _SPREAD = 0.5  # standard deviation of the log importance over rows, and over columns
 
 
-def synthetic_scores(matrix_shape: tuple[int, int], block: Block, generator: torch.Generator) -> torch.Tensor:
+def synthetic_scores(matrix_shape: tuple[int, int], block: Pattern, generator: torch.Generator) -> torch.Tensor:
     """Block scores float32 [block rows, block cols] with important and unimportant rows and columns."""
     rows, cols = block.grid(matrix_shape)
     # The mean importance of a block varies less the more rows it averages over.
@@ -32,6 +32,15 @@ def keep_largest(scores: torch.Tensor, sparsity: float) -> torch.Tensor:
     return scores > threshold
 
 
+def mask_of_scores(
+    scores: torch.Tensor, block: Pattern, sparsity: float, matrix_shape: tuple[int, int]
+) -> torch.Tensor:
+    """The bool mask [N, K] that keeps the blocks with the largest of these scores, or of N:M the weights."""
+    if isinstance(block, NM):
+        return block_mask(scores, block, sparsity)
+    return expand_blocks(keep_largest(scores, sparsity), block, matrix_shape)
+
+
 def synthetic_masks(network: Network, assignment: Assignment) -> dict[str, torch.Tensor]:
     """Masks of the layers that are sparse, bool in their weights' layout, for measuring a network."""
     masks = {}
@@ -40,7 +49,7 @@ def synthetic_masks(network: Network, assignment: Assignment) -> dict[str, torch
         if choice is not None and choice.pattern is not None:
             shape = layer.op.matrix_shape
             scores = synthetic_scores(shape, choice.pattern, torch.Generator().manual_seed(0))
-            matrix = expand_blocks(keep_largest(scores, choice.sparsity), choice.pattern, shape)
+            matrix = mask_of_scores(scores, choice.pattern, choice.sparsity, shape)
             masks[layer.name] = weight_from_matrix(matrix, weight_shape(layer.op))
     return masks
 

@@ -29,7 +29,7 @@ from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.precisions import compile_ahead, kernels_for
 from pruneaug.profiler.probe import kernel_probe
 from pruneaug.profiler.timing import interleaved_us
-from pruneaug.sparsity.patterns import Block, parse_pattern
+from pruneaug.sparsity.patterns import Pattern, parse_pattern
 
 _PEER_SLICE_S = 0.02  # the probe must wait for the library's threads to stop spinning
 _ARGUMENTS = 11  # of a kernel's call
@@ -46,7 +46,7 @@ class _Bench:
     buffers: Buffers = field(default_factory=Buffers)
     x: Any = None
     likeliest: dict[tuple[int, float], list[Variant]] = field(default_factory=dict)
-    fastest: dict[Block | None, Variant] = field(default_factory=dict)
+    fastest: dict[Pattern | None, Variant] = field(default_factory=dict)
 
 
 class Measurer:
@@ -128,11 +128,11 @@ class Measurer:
         finally:
             torch.set_num_threads(1)
 
-    def _likely(self, bench: _Bench, cells: Sequence[Cell]) -> Iterator[tuple[Block | None, float, Variant]]:
+    def _likely(self, bench: _Bench, cells: Sequence[Cell]) -> Iterator[tuple[Pattern | None, float, Variant]]:
         """The first and the last cell of each variant that `_measure` may try: patterns share kernels, and a kernel
         differs at most between few weights and many."""
-        taken: dict[Variant, list[tuple[Block | None, float]]] = {}
-        blocks: set[Block | None] = set()
+        taken: dict[Variant, list[tuple[Pattern | None, float]]] = {}
+        blocks: set[Pattern | None] = set()
         for cell in cells:
             if cell.library == RUNTIME_LIBRARY:
                 block = parse_pattern(cell.pattern)
@@ -144,7 +144,7 @@ class Measurer:
             for block, sparsity in dict.fromkeys([places[0], places[-1]]):
                 yield block, sparsity, variant
 
-    def _likeliest(self, bench: _Bench, block: Block | None, sparsity: float) -> list[Variant]:
+    def _likeliest(self, bench: _Bench, block: Pattern | None, sparsity: float) -> list[Variant]:
         key = 1 if block is None else block.rows, sparsity
         if key not in bench.likeliest:
             bench.likeliest[key] = self._kernels.variants(bench.data.op, *key, MOST_VARIANTS)

@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from pruneaug.network.ops import LinearOp, Op
-from pruneaug.profiler.masks import keep_largest, synthetic_scores, weight_shape
+from pruneaug.profiler.masks import mask_of_scores, synthetic_scores, weight_shape
 from pruneaug.profiler.reference import Reference
-from pruneaug.sparsity.masks import expand_blocks
 from pruneaug.sparsity.matrix import weight_from_matrix
-from pruneaug.sparsity.patterns import Block
+from pruneaug.sparsity.patterns import Pattern
 
 
 class OpData:
@@ -29,9 +28,9 @@ class OpData:
         )
         self.x = torch.randn(size, generator=generator)
         self._reference = Reference(op, self.x, generator)
-        self._scores: dict[tuple[Block, int], torch.Tensor] = {}
+        self._scores: dict[tuple[Pattern, int], torch.Tensor] = {}
 
-    def mask(self, block: Block | None, sparsity: float, seed: int) -> torch.Tensor:
+    def mask(self, block: Pattern | None, sparsity: float, seed: int) -> torch.Tensor:
         """A bool mask [N, K] of the pattern, from the same scores for every sparsity.
 
         Safe to use from several threads.
@@ -45,7 +44,7 @@ class OpData:
             # Cells come grouped by pattern: one pattern's scores are enough to keep.
             kept = {key: value for key, value in self._scores.items() if key[0] == block}
             self._scores = kept | {(block, seed): scores}
-        return expand_blocks(keep_largest(scores, sparsity), block, shape)
+        return mask_of_scores(scores, block, sparsity, shape)
 
     def output(self, mask: torch.Tensor) -> torch.Tensor:
         """The op's output under a mask, as PyTorch computes it."""

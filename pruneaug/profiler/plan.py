@@ -9,7 +9,7 @@ from typing import Any
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import RUNTIME_LIBRARY
-from pruneaug.network.ops import Op, parse_op
+from pruneaug.network.ops import Op, can_have, parse_op
 from pruneaug.platforms.platform import Platform
 from pruneaug.sparsity.patterns import parse_pattern
 
@@ -60,15 +60,15 @@ def wanted(
 ) -> tuple[Cell, ...]:
     """Every cell of these ops, grouped by op, first dense by each library.
 
-    Patterns larger than an op's weight matrix have none, and the ops of `dense_only` have no patterns.
+    Patterns that an op cannot have (`can_have`) have none, N:M has one, and the ops of `dense_only` have no patterns.
     """
     cells: list[Cell] = []
     for op in dict.fromkeys(ops):
         cells += [Cell(op, "dense", 0.0, library) for library in libraries]
         for pattern in dict.fromkeys(() if op in dense_only else patterns):
             block = parse_pattern(pattern)
-            if block is not None and block.fits(op.matrix_shape):
-                cells += [Cell(op, str(block), sparsity) for sparsity in dict.fromkeys(sparsities)]
+            if block is not None and can_have(op, block):
+                cells += [Cell(op, str(block), sparsity) for sparsity in block.sparsities(sparsities)]
     return tuple(cells)
 
 

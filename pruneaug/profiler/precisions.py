@@ -21,7 +21,7 @@ from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.op_peers import DenseLayer
 from pruneaug.profiler.placement import use_all_cpus
-from pruneaug.sparsity.patterns import Block
+from pruneaug.sparsity.patterns import Pattern
 
 
 class Kernels(Protocol):
@@ -53,14 +53,14 @@ def kernels_for(platform: Platform, builder: Builder) -> Kernels:
 
 
 def compile_ahead(
-    kernels: Kernels, data: OpData, asked: Iterable[tuple[Block | None, float, Variant]], threads: int
+    kernels: Kernels, data: OpData, asked: Iterable[tuple[Pattern | None, float, Variant]], threads: int
 ) -> None:
     """Compile the kernels of these patterns at these sparsities side by side: one alone leaves the other cores idle.
 
     What fails does so again when it is asked for, where it is reported.
     """
 
-    def compile_one(one: tuple[Block | None, float, Variant]) -> None:
+    def compile_one(one: tuple[Pattern | None, float, Variant]) -> None:
         block, sparsity, variant = one
         kernels.bound(data, data.mask(block, sparsity, 0), [variant], Buffers(), cold=False)
 

@@ -15,7 +15,7 @@ from pruneaug.pruners.protocol import CalibrationData, Masks, Pruned, Scorer
 from pruneaug.registry import did_you_mean
 from pruneaug.sparsity.masks import block_mask, block_masks
 from pruneaug.sparsity.matrix import weight_from_matrix, weight_matrix
-from pruneaug.sparsity.patterns import Assignment, Block
+from pruneaug.sparsity.patterns import NM, Assignment, Pattern
 
 Scope = Literal["layer", "global"]
 """`layer`: each layer gets its own sparsity. `global`: one threshold over all layers that are not dense."""
@@ -49,24 +49,25 @@ def choose(scores: Mapping[str, Tensor], layers: tuple[Layer, ...], assignment: 
     """The masks that keep the blocks of largest score: layer name -> score in the weight's layout, of any sign.
 
     With scope `layer` blocks compare by their sum, within the layer. With `global` they compare by their mean, over
-    all layers: the operation sparsity of these layers together becomes what the assignment asks, and each layer's
-    follows. The best block of each layer stays.
+    all layers of blocks: the operation sparsity of these layers together becomes what the assignment asks, and each
+    layer's follows. The best block of each layer stays. Layers of N:M compare within their groups.
     """
     if not layers:
         return {}
     matrices = {layer.name: weight_matrix(check_finite(layer.name, scores[layer.name])) for layer in layers}
-    blocks = {layer.name: pattern_of(layer.name, assignment) for layer in layers}
-    if scope == "global":
-        macs = {layer.name: layer.op.macs * layer.calls for layer in layers}
+    patterns = {layer.name: pattern_of(layer.name, assignment) for layer in layers}
+    blocks = {name: block for name, block in patterns.items() if scope == "global" and not isinstance(block, NM)}
+    found = {}
+    if blocks:
+        macs = {layer.name: layer.op.macs * layer.calls for layer in layers if layer.name in blocks}
         sparsity = sum(macs[name] * assignment[name].sparsity for name in macs) / sum(macs.values())
         costs = {name: macs[name] / matrices[name].numel() for name in macs}
-        found = block_masks(matrices, blocks, min(sparsity, 1.0), costs)
-    else:
-        found = {}
-        for name, matrix in matrices.items():
+        found = block_masks({name: matrices[name] for name in blocks}, blocks, min(sparsity, 1.0), costs)
+    for name, matrix in matrices.items():
+        if name not in blocks:
             with naming(name):
-                found[name] = block_mask(matrix, blocks[name], assignment[name].sparsity)
-    return {name: weight_from_matrix(mask, scores[name].shape) for name, mask in found.items()}
+                found[name] = block_mask(matrix, patterns[name], assignment[name].sparsity)
+    return {name: weight_from_matrix(found[name], scores[name].shape) for name in matrices}
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def naming(name: str) -> Iterator[None]:
         raise NetworkError(f"layer {name!r}: {error}") from error
 
 
-def pattern_of(name: str, assignment: Assignment) -> Block:
+def pattern_of(name: str, assignment: Assignment) -> Pattern:
     """The pattern of a layer that is not dense."""
     pattern = assignment[name].pattern
     assert pattern is not None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pruneaug.errors import InputError
 from pruneaug.sparsity.masks import block_mask
-from pruneaug.sparsity.patterns import Block
+from pruneaug.sparsity.patterns import NM, Pattern
 
 _LEAST_BLOCKS = 8  # along a group of columns, so that there is a choice where blocks are wide
 
@@ -40,38 +40,42 @@ def inverse_factor(hessian: Tensor) -> Tensor:
     return factor
 
 
-def sweep(matrix: Tensor, factor: Tensor, block: Block, sparsity: float, columns: int) -> tuple[Tensor, Tensor]:
+def sweep(matrix: Tensor, factor: Tensor, pattern: Pattern, sparsity: float, columns: int) -> tuple[Tensor, Tensor]:
     """SparseGPT: (the matrix with the weights behind each removed one updated, the mask), both [N, K].
 
     Goes through the columns in groups of about `columns`, a multiple of the block's. In each, the blocks of smallest
     sum of w^2 / U[j, j]^2 are removed, and what that asks of all later columns is subtracted there. Every group gets
-    the same sparsity; what a group misses for its blocks' size, the next makes up for.
+    the same sparsity; what a group misses for its blocks' size, the next makes up for. With N:M each m columns are
+    chosen from when all columns before them are done.
     """
     groups, count = len(factor), matrix.shape[1]
     rows = matrix.double().view(groups, -1, count).clone()  # [G, N/G, K]
     mask = torch.empty(matrix.shape, dtype=torch.bool, device=matrix.device)
     diagonal = factor.diagonal(dim1=1, dim2=2)[:, None]  # [G, 1, K]
-    width = block.cols * max(-(-columns // block.cols), _LEAST_BLOCKS)
+    unit = pattern.m if isinstance(pattern, NM) else pattern.cols
+    width = unit * max(-(-columns // unit), _LEAST_BLOCKS)
+    at_once = unit if isinstance(pattern, NM) else width  # columns that are chosen from
     removed = 0
     for start in range(0, count, width):
         stop = min(start + width, count)
-        saliency = (rows[:, :, start:stop] / diagonal[:, :, start:stop]).square().reshape(len(matrix), -1)
-        missing = sparsity * len(matrix) * stop - removed
-        here = block_mask(saliency, block, min(max(missing / saliency.numel(), 0.0), 1.0))
-        removed += here.numel() - int(here.sum())
-        mask[:, start:stop] = here
-        drop = ~here.view(groups, -1, stop - start)
         errors = torch.zeros_like(rows[:, :, start:stop])
         for j in range(start, stop):
-            error = rows[:, :, j] * drop[:, :, j - start] / diagonal[:, :, j]  # [G, N/G]
+            if (j - start) % at_once == 0:
+                end = min(j + at_once, stop)
+                saliency = (rows[:, :, j:end] / diagonal[:, :, j:end]).square().reshape(len(matrix), -1)
+                missing = sparsity * len(matrix) * end - removed
+                here = block_mask(saliency, pattern, min(max(missing / saliency.numel(), 0.0), 1.0))
+                removed += here.numel() - int(here.sum())
+                mask[:, j:end] = here
+            error = rows[:, :, j] * ~mask[:, j].view(groups, -1) / diagonal[:, :, j]  # [G, N/G]
             rows[:, :, j:stop] -= error[:, :, None] * factor[:, None, j, j:stop]
             errors[:, :, j - start] = error
         rows[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
     return rows.view_as(matrix).masked_fill(~mask, 0.0), mask
 
 
-def refit(matrix: Tensor, hessian: Tensor, mask: Tensor, block: Block) -> Tensor:
-    """The weights [N, K] under a mask of whole blocks that reconstruct `matrix` best: exact least squares.
+def refit(matrix: Tensor, hessian: Tensor, mask: Tensor, pattern: Pattern) -> Tensor:
+    """The weights [N, K] under a mask of the pattern that reconstruct `matrix` best: exact least squares.
 
     Costs one solution of a system of the kept columns for each row of blocks.
     """
@@ -81,7 +85,7 @@ def refit(matrix: Tensor, hessian: Tensor, mask: Tensor, block: Block) -> Tensor
         first, last = group * height, (group + 1) * height
         start = first
         while start < last:
-            stop = min((start // block.rows + 1) * block.rows, last)  # rows of one mask: within a block and a group
+            stop = min((start // pattern.rows + 1) * pattern.rows, last)  # rows of one mask: within a block and a group
             kept = mask[start].nonzero().squeeze(1)
             if len(kept):
                 target = moments[kept] @ matrix[start:stop].double().T  # [kept, rows]

@@ -47,8 +47,8 @@ def _block_size(pattern: str) -> tuple[int, str]:
 
 
 def pattern_words(pattern: object) -> str:
-    """ "block:8x1" -> "8×1", as a table of layers shows it."""
-    return str(pattern).removeprefix("block:").replace("x", "×")
+    """ "block:8x1" -> "8×1" and "nm:2:4" -> "2:4", as a table of layers shows it."""
+    return str(pattern).removeprefix("block:").removeprefix("nm:").replace("x", "×")
 
 
 def _legend(kinds: dict[str, str], rest: bool) -> str:

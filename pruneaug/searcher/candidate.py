@@ -105,7 +105,8 @@ class PruneAndFineTune:
             pruned = replace(pruned, masks=origin.same_masks(pruned.masks, assignment))
         apply_masks(model, pruned.masks)
         candidate = self._finetune(model, pruned, self.spec.trial, seed, progress, session or Session())
-        check_masks(candidate.masks, assignment)
+        if not candidate.stopped:  # on its way to N:M a layer keeps more
+            check_masks(candidate.masks, assignment)
         return candidate
 
     def refine(
@@ -176,7 +177,7 @@ def finite_accuracy(accuracy: float) -> float:
 
 
 def check_masks(masks: Masks, assignment: Assignment) -> None:
-    """Raises PluginError unless every mask consists of whole blocks and no layer is without the mask it should have."""
+    """Raises PluginError unless every mask has its layer's pattern and no layer is without the mask it should have."""
     assigned = {name for name, choice in assignment.items() if not choice.is_dense}
     if masks.keys() != assigned:
         wrong = ", ".join(sorted(masks.keys() ^ assigned))
@@ -185,8 +186,8 @@ def check_masks(masks: Masks, assignment: Assignment) -> None:
         pattern = assignment[name].pattern
         if pattern is not None and not check_mask(weight_matrix(mask), pattern):
             raise PluginError(
-                f"a pruner must remove whole blocks, but the mask of layer {name!r} cuts blocks of {pattern}; "
-                "use pruneaug.sparsity.masks.block_mask"
+                f"a pruner must remove whole blocks, or with N:M keep N of each M, but the mask of layer {name!r} is "
+                f"none of {pattern}; use pruneaug.sparsity.masks.block_mask"
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pruneaug.searcher.space import LayerSpace, SearchSpace
-from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice
+from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice, Pattern, sort_key
 
 
 def settle(space: SearchSpace, assignment: Assignment) -> dict[str, LayerChoice]:
@@ -23,18 +23,18 @@ def settle(space: SearchSpace, assignment: Assignment) -> dict[str, LayerChoice]
     return {layer.name: _moved(layer, chosen[layer.name], kept) for layer in space.layers}
 
 
-def _kept_patterns(space: SearchSpace, assignment: Assignment) -> list[Block]:
-    used: Counter[Block] = Counter()
+def _kept_patterns(space: SearchSpace, assignment: Assignment) -> list[Pattern]:
+    used: Counter[Pattern] = Counter()
     fixed = {pattern for layer in space.layers if layer.is_fixed for pattern in layer.patterns}
     for layer in space.layers:
         pattern = assignment[layer.name].pattern
         if pattern is not None:
             used[pattern] += layer.layer.op.macs * layer.layer.calls
-    by_use = sorted(used, key=lambda pattern: (pattern not in fixed, -used[pattern], pattern))
+    by_use = sorted(used, key=lambda pattern: (pattern not in fixed, -used[pattern], sort_key(pattern)))
     return by_use[: space.max_patterns]
 
 
-def _moved(layer: LayerSpace, choice: LayerChoice, kept: list[Block]) -> LayerChoice:
+def _moved(layer: LayerSpace, choice: LayerChoice, kept: list[Pattern]) -> LayerChoice:
     pattern = choice.pattern
     if pattern is None or pattern in kept:
         return choice
@@ -42,5 +42,5 @@ def _moved(layer: LayerSpace, choice: LayerChoice, kept: list[Block]) -> LayerCh
     allowed = [other for other in kept if other in layer.patterns]
     if not allowed:
         return DENSE
-    nearest = min(allowed, key=lambda other: (max(size, s := other.rows * other.cols) / min(size, s), other))
+    nearest = min(allowed, key=lambda other: (max(size, s := other.rows * other.cols) / min(size, s), sort_key(other)))
     return layer.nearest(nearest, choice.sparsity)

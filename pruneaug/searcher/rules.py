@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from pruneaug.errors import SpecError
 from pruneaug.network.layers import Layer, Network
-from pruneaug.network.ops import Conv2dOp, LinearOp, Op
+from pruneaug.network.ops import Conv2dOp, LinearOp, Op, can_have
 from pruneaug.sparsity.patterns import LayerChoice, parse_pattern
 from pruneaug.spec.models import LayerRule, SpaceSpec
 
@@ -92,8 +92,9 @@ def _wanted(layer: Layer, spec: SpaceSpec) -> tuple[LayerChoice, ...]:
         fixed = _fitting(layer, [rule.fix.pattern], [rule.fix.sparsity])
         if not fixed:
             raise SpecError(
-                f"a layer that is fixed to a pattern must hold a whole block of it, but {layer.name!r} has the weight "
-                f"matrix {list(layer.op.matrix_shape)} and `fix.pattern` is {rule.fix.pattern}; fix a smaller one"
+                "a layer that is fixed to a pattern must hold a whole block of it, or with N:M be a linear layer whose "
+                f"features 16 and M divide, but {layer.name!r} has the weight matrix {list(layer.op.matrix_shape)} and "
+                f"`fix.pattern` is {rule.fix.pattern}; fix a smaller one, or a block"
             )
         return fixed
     patterns = [text for text in rule.patterns or spec.patterns if text not in rule.exclude]
@@ -106,10 +107,14 @@ def _wanted(layer: Layer, spec: SpaceSpec) -> tuple[LayerChoice, ...]:
             f"some sparsity of the grid must lie within a layer's bounds, but {layer.name!r} has the bounds "
             f"[{low}, {high}] and the grid {', '.join(f'{at:g}' for at in grid)}; widen the bounds or the grid"
         )
-    return _fitting(layer, patterns, bounded)
+    return tuple(
+        choice
+        for choice in _fitting(layer, patterns, bounded)  # the sparsity of N:M is not of the grid
+        if (low is None or choice.sparsity >= low) and (high is None or choice.sparsity <= high)
+    )
 
 
 def _fitting(layer: Layer, patterns: Sequence[str], sparsities: Sequence[float]) -> tuple[LayerChoice, ...]:
-    blocks = [block for block in map(parse_pattern, dict.fromkeys(patterns)) if block is not None]
-    fitting = [block for block in blocks if block.fits(layer.op.matrix_shape)]
-    return tuple(LayerChoice(block, sparsity) for block in fitting for sparsity in sorted(set(sparsities)))
+    known = [pattern for pattern in map(parse_pattern, dict.fromkeys(patterns)) if pattern is not None]
+    fitting = [pattern for pattern in known if can_have(layer.op, pattern)]
+    return tuple(LayerChoice(each, sparsity) for each in fitting for sparsity in each.sparsities(sorted(sparsities)))

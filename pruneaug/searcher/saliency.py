@@ -1,7 +1,7 @@
 """Saliency: what each choice of a layer loses of the score of its weights, before any training.
 
 A choice removes the blocks of smallest pooled score, as pruning does, so its loss is a prefix sum over the sorted
-blocks: one sort per (layer, pattern) tells it for all sparsities, exactly.
+blocks: one sort per (layer, pattern) tells it for all sparsities, exactly. N:M has one sparsity, and one mask.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pruneaug.errors import PluginError, RunError
 from pruneaug.network.layers import Network, get_weight
 from pruneaug.pruners.protocol import CalibrationData, Pruner, Scorer
 from pruneaug.searcher.space import LayerSpace, SearchSpace
-from pruneaug.sparsity.masks import block_sizes, kept_count, pool_scores
+from pruneaug.sparsity.masks import block_mask, block_sizes, kept_count, pool_scores
 from pruneaug.sparsity.matrix import weight_matrix
-from pruneaug.sparsity.patterns import Block
+from pruneaug.sparsity.patterns import NM, Pattern
 
 _ALL = 1 - 1e-6  # as near as sums of float32 tell; the logarithm of nothing kept is no number
 Compare = Literal["auto", "layer", "network"]
@@ -96,8 +96,11 @@ def saliency_from_json(space: SearchSpace, value: Mapping[str, Mapping[str, floa
         ) from error
 
 
-def removed_score(matrix: torch.Tensor, block: Block, sparsities: Sequence[float]) -> list[float]:
+def removed_score(matrix: torch.Tensor, block: Pattern, sparsities: Sequence[float]) -> list[float]:
     """The score that `block_mask` removes from `matrix` [N, K] at each sparsity."""
+    if isinstance(block, NM):
+        masks = (block_mask(matrix, block, sparsity) for sparsity in sparsities)
+        return [float(matrix.masked_fill(mask, 0.0).sum(dtype=torch.float64)) for mask in masks]
     pooled = pool_scores(matrix, block).flatten()
     shape = (matrix.shape[0], matrix.shape[1])
     ordered, order = pooled.sort(descending=True, stable=True)
@@ -110,7 +113,7 @@ def removed_score(matrix: torch.Tensor, block: Block, sparsities: Sequence[float
 
 def _lost(layer: LayerSpace, matrix: torch.Tensor) -> list[float]:
     """Of each choice, in the scores' unit."""
-    found: dict[tuple[Block, float], float] = {}
+    found: dict[tuple[Pattern, float], float] = {}
     for pattern in layer.patterns:
         sparsities = [choice.sparsity for choice in layer.choices if choice.pattern == pattern]
         losses = removed_score(matrix, pattern, sparsities)

@@ -11,7 +11,7 @@ from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Layer, Network
 from pruneaug.searcher.rules import is_fixed, wanted_choices
-from pruneaug.sparsity.patterns import DENSE, Assignment, Block, LayerChoice
+from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice, Pattern, sort_key
 from pruneaug.spec.models import SpaceSpec
 
 Objective = Literal["latency", "accuracy", "front"]
@@ -41,7 +41,7 @@ class LayerSpace:
         return not self.choices[0].is_dense
 
     @property
-    def patterns(self) -> tuple[Block, ...]:
+    def patterns(self) -> tuple[Pattern, ...]:
         """In the spec's order; empty if the layer must stay dense."""
         return tuple(dict.fromkeys(choice.pattern for choice in self.choices if choice.pattern is not None))
 
@@ -51,7 +51,7 @@ class LayerSpace:
         sparsities = [choice.sparsity for choice in self.choices if not choice.is_dense]
         return min(sparsities), max(sparsities)
 
-    def nearest(self, pattern: Block | None, sparsity: float) -> LayerChoice:
+    def nearest(self, pattern: Pattern | None, sparsity: float) -> LayerChoice:
         """`pattern` at the sparsity, moved into the pattern's range; dense if the layer may not have the pattern."""
         if self.is_fixed:
             return self.choices[0]
@@ -78,7 +78,7 @@ class SearchSpace:
     max_latency_us: float | None = None
 
     @property
-    def patterns(self) -> tuple[Block, ...]:
+    def patterns(self) -> tuple[Pattern, ...]:
         """All patterns that some layer may have."""
         return tuple(dict.fromkeys(pattern for layer in self.layers for pattern in layer.patterns))
 
@@ -135,7 +135,7 @@ def build_space(network: Network, spec: SpaceSpec, table: LatencyTable, rest_us:
     if spec.max_patterns is not None and len(fixed) > spec.max_patterns:
         raise SpecError(
             f"space.max_patterns must allow the patterns of the fixed layers, but it is {spec.max_patterns} and they "
-            f"are {', '.join(map(str, sorted(fixed)))}; raise it"
+            f"are {', '.join(map(str, sorted(fixed, key=sort_key)))}; raise it"
         )
     return space
 

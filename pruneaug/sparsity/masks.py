@@ -1,7 +1,8 @@
-"""Scores to masks: which blocks of a weight matrix are kept.
+"""Scores to masks: which blocks of a weight matrix are kept, or which weights of N:M.
 
 A mask is bool and True where the weight is kept; a score is float and large where the weight matters.
-N and K are the rows and columns of a weight matrix, gr and gc the rows and columns of its grid of blocks.
+N and K are the rows and columns of a weight matrix, gr and gc the rows and columns of its grid of blocks; with N:M each
+weight is a block.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pruneaug.errors import InputError
-from pruneaug.sparsity.patterns import Block
+from pruneaug.sparsity.patterns import NM, Block, Pattern
 
 
-def pool_scores(scores: torch.Tensor, block: Block) -> torch.Tensor:
+def pool_scores(scores: torch.Tensor, block: Pattern) -> torch.Tensor:
     """The sum of scores [N, K] over each block, [gr, gc]; the last blocks of a row or column may be narrower."""
     _check_matrix(scores)
     rows, cols = scores.shape
@@ -24,7 +25,7 @@ def pool_scores(scores: torch.Tensor, block: Block) -> torch.Tensor:
     return padded.view(block_rows, block.rows, block_cols, block.cols).sum(dim=(1, 3))
 
 
-def block_sizes(block: Block, matrix_shape: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
+def block_sizes(block: Pattern, matrix_shape: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
     """The number of weights in each block of a matrix, int64 [gr, gc]."""
     block_rows, block_cols = block.grid(matrix_shape)
     heights = (matrix_shape[0] - torch.arange(block_rows, device=device) * block.rows).clamp(max=block.rows)
@@ -32,7 +33,7 @@ def block_sizes(block: Block, matrix_shape: tuple[int, int], device: torch.devic
     return heights[:, None] * widths
 
 
-def expand_blocks(keep: torch.Tensor, block: Block, matrix_shape: tuple[int, int]) -> torch.Tensor:
+def expand_blocks(keep: torch.Tensor, block: Pattern, matrix_shape: tuple[int, int]) -> torch.Tensor:
     """The mask [N, K] that keeps the blocks `keep` (bool [gr, gc])."""
     if tuple(keep.shape) != block.grid(matrix_shape):
         raise InputError(
@@ -43,26 +44,34 @@ def expand_blocks(keep: torch.Tensor, block: Block, matrix_shape: tuple[int, int
     return mask[: matrix_shape[0], : matrix_shape[1]].contiguous()
 
 
-def block_mask(scores: torch.Tensor, block: Block, sparsity: float) -> torch.Tensor:
+def block_mask(scores: torch.Tensor, block: Pattern, sparsity: float) -> torch.Tensor:
     """The mask [N, K] that keeps the blocks of largest pooled score; of equal ones, the first in row order.
 
     Its fraction of zeros differs from `sparsity` by less than one block, and no other choice of as many blocks keeps
     more score. At least one block stays unless `sparsity` is 1: an empty layer would cut the network in two.
+
+    With N:M the weights of largest score of each group stay. A lower sparsity keeps more, the largest of the others; a
+    higher one removes no more.
     """
     pooled = _pooled(scores, block, "")
+    if isinstance(block, NM):
+        return _nm_mask(pooled, block, sparsity)
     shape = (scores.shape[0], scores.shape[1])
     sizes = block_sizes(block, shape, scores.device)
     keep = _keep_largest(pooled.flatten(), sizes.flatten().double(), sparsity)
     return expand_blocks(keep.view(pooled.shape), block, shape)
 
 
-def block_mask_by_rows(scores: torch.Tensor, block: Block, sparsity: float) -> torch.Tensor:
+def block_mask_by_rows(scores: torch.Tensor, block: Pattern, sparsity: float) -> torch.Tensor:
     """The mask [N, K] that keeps the best blocks of each row of blocks: all rows get the same sparsity.
 
     A row keeps as many blocks as fit into its share, or one more: the extra ones go to the rows that would keep most
-    by them, until the sparsity of the whole matrix differs from `sparsity` by less than one block.
+    by them, until the sparsity of the whole matrix differs from `sparsity` by less than one block. With N:M all rows
+    are alike as it is.
     """
     pooled = _pooled(scores, block, "")
+    if isinstance(block, NM):
+        return _nm_mask(pooled, block, sparsity)
     shape = (scores.shape[0], scores.shape[1])
     sizes = block_sizes(block, shape, scores.device).double()
     ranks = pooled.argsort(dim=1, descending=True, stable=True)  # [gr, gc]: column of the best, the second, ...
@@ -116,9 +125,12 @@ def mask_sparsity(mask: torch.Tensor) -> float:
     return 1.0 - int(mask.sum()) / mask.numel()
 
 
-def check_mask(mask: torch.Tensor, block: Block) -> bool:
-    """Whether a mask [N, K] keeps and removes only whole blocks."""
+def check_mask(mask: torch.Tensor, block: Pattern) -> bool:
+    """Whether a mask [N, K] keeps and removes only whole blocks, or with N:M keeps no more of any group than it may."""
     _check_matrix(mask)
+    if isinstance(block, NM):
+        kept = _in_groups(mask.int(), block, 0).sum(dim=2)  # [N, groups]
+        return bool((kept <= _kept_of_groups(block, mask.shape[1], mask.device)).all())
     keep = mask[:: block.rows, :: block.cols]
     return torch.equal(expand_blocks(keep, block, (mask.shape[0], mask.shape[1])), mask)
 
@@ -165,7 +177,32 @@ def _keep_largest(scores: torch.Tensor, weights: torch.Tensor, sparsity: float, 
     return keep
 
 
-def _pooled(scores: torch.Tensor, block: Block, whose: str) -> torch.Tensor:
+def _nm_mask(scores: torch.Tensor, pattern: NM, sparsity: float) -> torch.Tensor:
+    """`block_mask` of N:M; of equal scores of a group the first ones stay."""
+    ranked = _in_groups(scores, pattern, -torch.inf).argsort(dim=2, descending=True, stable=True)  # [N, groups, m]
+    ranks = ranked.argsort(dim=2)  # of each column in its group, 0 the best
+    best = (ranks < _kept_of_groups(pattern, scores.shape[1], scores.device)[:, None]).flatten(1)
+    keep = best[:, : scores.shape[1]].flatten()
+    count = kept_count(torch.arange(1, keep.numel() + 1, dtype=torch.float64), sparsity)
+    if (more := count - int(keep.sum())) > 0:
+        others = (~keep).nonzero().squeeze(1)
+        keep[others[scores.flatten()[others].argsort(descending=True, stable=True)[:more]]] = True
+    return keep.view(scores.shape)
+
+
+def _in_groups(matrix: torch.Tensor, pattern: NM, fill: float) -> torch.Tensor:
+    """A matrix [N, K] as [N, groups, m], the last group filled up."""
+    rows, cols = matrix.shape
+    return torch.nn.functional.pad(matrix, (0, -cols % pattern.m), value=fill).view(rows, -1, pattern.m)
+
+
+def _kept_of_groups(pattern: NM, cols: int, device: torch.device) -> torch.Tensor:
+    """How many weights each group of a row of so many columns keeps, int64 [groups]."""
+    widths = [min(pattern.m, cols - start) for start in range(0, cols, pattern.m)]
+    return torch.tensor([pattern.kept(width) for width in widths], device=device)
+
+
+def _pooled(scores: torch.Tensor, block: Pattern, whose: str) -> torch.Tensor:
     pooled = pool_scores(scores, block)
     if pooled.isnan().any():
         raise InputError(f"scores{whose} must be numbers, but some are NaN; check that the weights are finite")

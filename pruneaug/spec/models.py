@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pruneaug.errors import InputError
-from pruneaug.sparsity.patterns import parse_pattern
+from pruneaug.sparsity.patterns import NM, TWO_OF_FOUR, parse_pattern
 from pruneaug.spec.base import Fraction, Positive, Spec
 from pruneaug.spec.platform import PlatformSpec
+
+_NM_DTYPES = ("bfloat16", "float16")
 
 
 class PlugIn(Spec):
@@ -73,13 +75,25 @@ class TaskSpec(Spec):
 class ChoiceSpec(Spec):
     """What a layer is, without a choice."""
 
-    pattern: str = Field(description="`block:ROWSxCOLS`, or `element` for `block:1x1`")
-    sparsity: Fraction = Field(description="The fraction of zeros; profiled if the grid does not hold it")
+    pattern: str = Field(description="`block:ROWSxCOLS`, `element` for `block:1x1`, or `nm:2:4`")
+    sparsity: Fraction = Field(
+        description="The fraction of zeros; profiled if the grid does not hold it. Of `nm:2:4` it is 0.5"
+    )
 
     @field_validator("pattern")
     @classmethod
     def _known_pattern(cls, value: str) -> str:
         return _canonical([value])[0]
+
+    @model_validator(mode="after")
+    def _own_sparsity(self) -> ChoiceSpec:
+        pattern = parse_pattern(self.pattern)
+        if isinstance(pattern, NM) and self.sparsity != pattern.sparsity:
+            raise ValueError(
+                f"the sparsity of {pattern} must be {pattern.sparsity:g}, but got {self.sparsity:g}; choose a block "
+                "for another one"
+            )
+        return self
 
 
 class LayerRule(Spec):
@@ -137,7 +151,8 @@ class SpaceSpec(Spec):
 
     patterns: Annotated[list[str], Field(min_length=1)] = Field(
         default_factory=lambda: ["block:1x1", "block:4x1", "block:8x1", "block:16x1"],
-        description="`block:ROWSxCOLS` on the weight matrix, or `element` for `block:1x1`",
+        description="`block:ROWSxCOLS` on the weight matrix, `element` for `block:1x1`, or on a GPU `nm:2:4`, which "
+        "has its own sparsity, 0.5",
     )
     sparsities: Annotated[list[Fraction], Field(min_length=1)] = Field(
         default_factory=lambda: [0.5, 0.6, 0.7, 0.8, 0.9, 0.95], description="The grid that is profiled"
@@ -297,6 +312,26 @@ class JobSpec(Spec):
         default_factory=lambda: PlugIn(name="magnitude"), description="What scores and removes weights"
     )
     finetune: FineTuneSpec = Field(default_factory=FineTuneSpec, description="How accuracy is recovered")
+
+    @model_validator(mode="after")
+    def _nm_where_it_runs(self) -> JobSpec:
+        rules = self.space.layers
+        named = [*self.space.patterns, *(pattern for rule in rules for pattern in rule.patterns or ())]
+        named += [rule.fix.pattern for rule in rules if rule.fix is not None]
+        for pattern in map(parse_pattern, named):
+            if not isinstance(pattern, NM):
+                continue
+            if pattern != TWO_OF_FOUR:
+                raise ValueError(
+                    f"of N:M patterns a space may have {TWO_OF_FOUR}, but got {pattern}; write that, or blocks"
+                )
+            if self.platform.gpu is None or self.platform.dtype not in _NM_DTYPES:
+                raise ValueError(
+                    f"{pattern} needs platform.device: cuda and platform.dtype: {' or '.join(_NM_DTYPES)}, where "
+                    f"PyTorch multiplies 2:4 weights, but got device: {self.platform.device}, dtype: "
+                    f"{self.platform.dtype}; change these, or leave {pattern} out"
+                )
+        return self
 
 
 def _canonical(patterns: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ class TestMyPruner(PrunerContract):
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from pruneaug.searcher.space import SearchSpace, build_space
 from pruneaug.searcher.strategies.protocol import Strategy
 from pruneaug.sparsity.masks import check_mask, mask_sparsity
 from pruneaug.sparsity.matrix import weight_matrix
-from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
+from pruneaug.sparsity.patterns import DENSE, TWO_OF_FOUR, Block, LayerChoice, Pattern
 from pruneaug.spec.models import SpaceSpec, TrainSpec
 from pruneaug.tasks.protocol import SPLITS, Task
 from pruneaug.testing.platform import analytic_table
@@ -40,12 +41,13 @@ class PrunerContract:
     def make(self) -> Pruner:
         raise NotImplementedError
 
-    def prune(self, sparsity: float = 0.75) -> tuple[nn.Module, Network, dict[str, LayerChoice], Pruned]:
+    def prune(
+        self, sparsity: float = 0.75, patterns: Sequence[Pattern] = (Block(4, 1), Block(1, 1))
+    ) -> tuple[nn.Module, Network, dict[str, LayerChoice], Pruned]:
         """Prune the toy network: its first layer stays dense, the others alternate between two patterns."""
         task = ToyTask("cnn")
         model = task.build_model().eval()
         network = find_layers(model, task.example_inputs(1))
-        patterns = [Block(4, 1), Block(1, 1)]
         assignment = {layer.name: LayerChoice(patterns[i % 2], sparsity) for i, layer in enumerate(network.layers)}
         assignment[network.layers[0].name] = DENSE
         pruned = self.make().prune(model, network, assignment, TaskCalibration(task, 32))
@@ -85,6 +87,16 @@ class PrunerContract:
         weights = {name: mask.numel() for name, mask in masks.items()}
         reached = sum(weights[name] * mask_sparsity(mask) for name, mask in masks.items()) / sum(weights.values())
         assert abs(reached - 0.75) < 0.05
+
+    def test_of_each_four_columns_two_stay_where_that_was_asked(self) -> None:
+        model, _, assignment, pruned = self.prune(TWO_OF_FOUR.sparsity, [TWO_OF_FOUR, Block(4, 1)])
+        for name, mask in self.masks_at_the_end(model, pruned).items():
+            if assignment[name].pattern == TWO_OF_FOUR:
+                matrix = weight_matrix(mask)
+                kept = [int(columns.sum(1).max()) for columns in matrix.split(4, dim=1)]
+                assert max(kept) <= 2
+                whole = matrix[:, : matrix.shape[1] // 4 * 4]
+                assert int(whole.sum()) == whole.numel() // 2
 
     def test_no_layer_is_removed_whole(self) -> None:
         model, _, _, pruned = self.prune(0.99)

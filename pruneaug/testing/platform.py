@@ -15,7 +15,7 @@ from pruneaug.latency.table import LatencyTable
 from pruneaug.network.ops import Op
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.plan import Cell, wanted
-from pruneaug.sparsity.patterns import parse_pattern
+from pruneaug.sparsity.patterns import NM, parse_pattern
 
 ANALYTIC_PLATFORM = Platform(
     name="analytic",
@@ -36,13 +36,14 @@ _MEASURED_AT = "2026-01-01T00:00:00+00:00"
 
 
 def analytic_latency_us(cell: Cell, platform: Platform) -> float:
-    """Overhead plus multiplications at the pattern's rate: blocks of 8 weights or more run at full rate."""
+    """Overhead plus multiplications at the pattern's rate: blocks of 8 weights or more, and N:M, run at full rate."""
     block = parse_pattern(cell.pattern)
     peak = platform.threads * 2 * platform.vector_lanes * _CYCLES_PER_US  # multiply-accumulates per us
     if block is None:
         efficiency = 0.8 if cell.library == "tvm" else 0.4
     else:
-        efficiency = 0.75 * math.sqrt(min(1.0, block.rows * block.cols / 8))
+        weights = 8 if isinstance(block, NM) else block.rows * block.cols
+        efficiency = 0.75 * math.sqrt(min(1.0, weights / 8))
     return _OVERHEAD_US + cell.op.macs * (1 - cell.sparsity) / (peak * efficiency)
 
 

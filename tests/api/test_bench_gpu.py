@@ -198,6 +198,7 @@ def test_compiling_ahead_is_asked_for_the_kernels_that_are_measured(monkeypatch,
         ({"against": ["cublas"]}, "`against` must name libraries of torch, torch-2:4 on a GPU, but got cublas"),
         ({"sparsities": [1.0]}, r"a sparsity must lie in \[0, 1\), but got 1"),
         ({"patterns": ["dense"]}, "dense is measured in any case"),
+        ({"patterns": ["nm:2:4"]}, "patterns must be blocks, such as block:8x1, but got nm:2:4; `bench kernels"),
         ({"device": "fake_gpu:absent"}, "needs a GPU that PyTorch can use, but there is none"),
     ],
 )

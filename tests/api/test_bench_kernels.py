@@ -105,6 +105,7 @@ def test_a_cpu_without_the_instructions_says_so(bench, monkeypatch):
         ({"ops": []}, "needs an op, but got none"),
         ({"ops": ["linear-128"]}, "an op must read like 'linear-t128-i768-o768'"),
         ({"patterns": ["dense"]}, "dense is measured in any case"),
+        ({"patterns": ["nm:2:4"]}, "patterns must be blocks, such as block:8x1, but got nm:2:4; `bench kernels"),
         ({"patterns": ["block:0x1"]}, "a pattern must be 'block:ROWSxCOLS'"),
         ({"against": ["torch", "openvno"]}, "libraries of torch, onnxruntime, openvino for float32, but got openvno"),
         ({"dtype": "int4"}, "`dtype` must be one of float32, bfloat16, int8, but got 'int4'; did you mean 'int8'"),

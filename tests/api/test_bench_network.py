@@ -189,6 +189,7 @@ def test_every_network_without_options_of_its_own_has_a_sample():
         ({"sparsity": float("nan")}, r"a sparsity must lie in \[0, 1\), but got nan"),
         ({"patterns": ["8x1"]}, "a pattern must be 'block:ROWSxCOLS'"),
         ({"patterns": ["dense"]}, "patterns must be blocks, such as block:8x1, but got dense"),
+        ({"patterns": ["nm:2:4"]}, "patterns must be blocks, such as block:8x1, but got nm:2:4; `bench kernels"),
         ({"patterns": []}, "patterns must be blocks, such as block:8x1, but got none"),
         (
             {"patterns": ["block:64x1"]},

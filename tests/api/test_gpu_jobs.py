@@ -272,3 +272,20 @@ def test_a_kernel_that_crashes_costs_one_cell(write, tmp_path, monkeypatch):
         again = profiled(job)
         assert (again["measured"], again["reused"], again["failed"]) == (*counts, [])
     assert cells(tmp_path)["linear-t16-i64-o64", "block:16x16", 0.5, "tvm"].max_relative_error < 4e-3
+
+
+def test_two_of_four_is_measured_by_pytorch_where_a_layer_can_have_it(write, gpu, tmp_path):
+    job = write(space__patterns=["nm:2:4", "block:16x16"])
+    # Two ops: 64x64 with 2:4 once and three sparsities of blocks, 64x4 dense only; each dense by both.
+    assert (profiled(job)["measured"], cells_to_measure(open_job(job))) == (1 + 3 + 2 + 2, (0, 8))
+    found = cells(tmp_path)["linear-t1024-i64-o64", "nm:2:4", 0.5, "tvm"]
+    assert (found.variant, found.latency_us) == ("torch-2:4", pytest.approx(1 + 1024 * 64 * 64 * 0.5 / 4e5))
+    assert [subjects for group, subjects in gpu.asked if group.pattern == "nm:2:4"] == [1]
+
+
+def test_kernels_are_compiled_ahead_for_a_job_with_two_of_four(write, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("pruneaug.api.bench_gpu.compile_ahead", lambda shapes, *_, **__: compiled.extend(shapes) or [])
+    profiling.compile_job(write(space__patterns=["nm:2:4"]), "sm_80")
+    assert compiled
+    assert {shape.chunk > 1 for shape in compiled} == {True}  # dense ones

@@ -12,8 +12,9 @@ from pruneaug.api.loading import load
 from pruneaug.errors import CheckpointError, StorageError
 from pruneaug.exporter.checkpoint import add_facts, block_map, map_digest, read_checkpoint
 from pruneaug.network.layers import find_layers
+from pruneaug.sparsity.masks import check_mask
 from pruneaug.sparsity.matrix import weight_matrix
-from pruneaug.sparsity.patterns import DENSE, Block, LayerChoice
+from pruneaug.sparsity.patterns import DENSE, TWO_OF_FOUR, Block, LayerChoice
 
 
 def change_weights(folder, change):
@@ -187,3 +188,18 @@ def test_facts_are_added_to_the_others(tmp_path):
     add_facts(tmp_path, {"speedup_measured": 2.0})
     info = read_checkpoint(tmp_path).info
     assert (info["note"], info["speedup_measured"]) == ("kept", 2.0)
+
+
+def test_the_map_of_n_of_m_is_one_of_weights(tmp_path):
+    choices = {"3": LayerChoice(TWO_OF_FOUR, 0.5)}
+    model, _ = make_checkpoint(tmp_path, choices=choices)
+    opened = read_checkpoint(tmp_path)
+    assert opened.assignment["3"] == choices["3"]
+    assert torch.equal(opened.masks["3"], model[3].weight != 0)
+    assert check_mask(opened.masks["3"], TWO_OF_FOUR)
+    (layer,) = (layer for layer in opened.info["layers"] if layer["name"] == "3")
+    assert (layer["pattern"], layer["sparsity"]) == ("nm:2:4", 0.5)
+    assert (layer["blocks"], layer["blocks_kept"]) == (360 * 30, 360 * 30 // 2)
+    change_weights(tmp_path, lambda weights: weights["3.weight"].fill_(1.0))
+    with pytest.raises(CheckpointError, match="the zeros of layer '3' must match its block map"):
+        read_checkpoint(tmp_path)

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruneaug.report import words
+from pruneaug.report.layers import pattern_kinds, pattern_words
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,9 @@ def test_a_loss_below_zero_is_a_gain(loss, lost, signed):
 )
 def test_epochs_are_rounded(value, text):
     assert words.epoch_words(value) == text
+
+
+def test_patterns_are_short_and_sorted_by_the_weights_of_a_block():
+    assert [pattern_words(text) for text in ("block:8x1", "nm:2:4", "dense")] == ["8×1", "2:4", "dense"]
+    layers = [{"pattern": text} for text in ("block:8x1", "dense", "nm:2:4")]
+    assert list(pattern_kinds(layers)) == ["dense", "nm:2:4", "block:8x1"]

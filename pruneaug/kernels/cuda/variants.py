@@ -11,8 +11,8 @@ from pruneaug.kernels.cuda.target import CudaTarget
 
 _NAME = re.compile(r"t([1-9]\d*)n([1-9]\d*)k([1-9]\d*)s([1-9]\d*)w([1-9]\d*)x([1-9]\d*)")
 WARP = 32
-TORCH = "torch"
-"""In place of a variant: PyTorch computes the layer."""
+TORCH, TORCH_2_4 = "torch", "torch-2:4"
+"""In place of a variant: PyTorch computes the layer, or does so by its product with a semi-structured weight."""
 
 
 @dataclass(frozen=True, slots=True)

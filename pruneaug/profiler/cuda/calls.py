@@ -25,7 +25,7 @@ from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import TORCH
 from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, Op
-from pruneaug.profiler.cuda.cases import Group, Subject, positions_of
+from pruneaug.profiler.cuda.cases import DENSE, Group, Subject, positions_of
 from pruneaug.profiler.cuda.data import GroupData, as_input, by_position, two_of_four
 from pruneaug.profiler.cuda.device import Device, Run
 from pruneaug.profiler.op_data import layer_output, layer_weight
@@ -88,7 +88,8 @@ def library_calls(group: Group, subject: Subject, data: GroupData, device: Devic
         raise InputError(f"2:4 needs in_features that 4 divides, but got {group.op.key}; leave {subject} out")
     # Its operators choose an algorithm and allocate when they are called, which no graph records.
     form = torch.sparse.to_sparse_semi_structured
-    return _layer(group.op, two_of_four(data.matrix), data, device, form, in_graph=False)
+    matrix = two_of_four(data.matrix) if group.pattern == DENSE else data.matrix
+    return _layer(group.op, matrix, data, device, form, in_graph=False)
 
 
 def _layer(

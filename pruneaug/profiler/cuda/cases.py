@@ -10,12 +10,11 @@ from pruneaug.kernels.cuda.convolutions import as_linear, channel_chunk
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.products import chunk_for
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, Shape, parse_shape
-from pruneaug.kernels.cuda.variants import TORCH, CudaVariant, cuda_candidates
+from pruneaug.kernels.cuda.variants import TORCH, TORCH_2_4, CudaVariant, cuda_candidates
 from pruneaug.latency.table import RUNTIME_LIBRARY
-from pruneaug.network.ops import Conv2dOp, LinearOp, Op, parse_op
-from pruneaug.sparsity.patterns import parse_pattern
+from pruneaug.network.ops import Conv2dOp, LinearOp, Op, can_have, parse_op
+from pruneaug.sparsity.patterns import NM, TWO_OF_FOUR, parse_pattern
 
-TORCH_2_4 = "torch-2:4"
 LIBRARIES = (TORCH, TORCH_2_4)
 """PyTorch's layer with a dense weight (cuBLAS, cuDNN), and a linear one whose weight is semi-structured, half zeros."""
 BOTH_LAYOUTS = (ROWS, COLUMNS)
@@ -31,7 +30,7 @@ class Group:
 
     op: Op
     dtype: str  # a name of FORMATS
-    pattern: str  # "dense" or "block:64x64"
+    pattern: str  # "dense", "block:64x64" or "nm:2:4"
     sparsity: float
 
     @property
@@ -61,25 +60,27 @@ class Subject:
 def groups_of(
     ops: Iterable[Op], dtypes: Sequence[str], patterns: Sequence[str], sparsities: Sequence[float]
 ) -> tuple[Group, ...]:
-    """Every op in every dtype, first dense, then each pattern that fits it at each sparsity."""
+    """Every op in every dtype, first dense, then each pattern that it can have at each sparsity of the pattern."""
     found: list[Group] = []
     for op in ops:
         for dtype in dtypes:
             found.append(Group(op, dtype, DENSE, 0.0))
             for pattern in patterns:
                 block = parse_pattern(pattern)
-                if block is not None and block.fits(op.matrix_shape):
-                    found += [Group(op, dtype, str(block), sparsity) for sparsity in sparsities]
+                if block is not None and can_have(op, block):
+                    found += [Group(op, dtype, str(block), sparsity) for sparsity in block.sparsities(sparsities)]
     return tuple(dict.fromkeys(found))
 
 
 def subjects_of(group: Group, libraries: Sequence[str], layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Subject, ...]:
-    """Our variants, and the dense library with each group; the semi-structured one with the dense groups it can do."""
+    """Our variants, and the dense library with each group; the semi-structured one with the dense and the 2:4 groups
+    that it can do.
+    """
     found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group, layouts)]
     if TORCH in libraries:
         found.append(Subject(TORCH))
-    halves = group.pattern == DENSE and FORMATS[group.dtype].size == 2 and isinstance(group.op, LinearOp)
-    if TORCH_2_4 in libraries and halves:
+    halves = group.pattern in (DENSE, str(TWO_OF_FOUR))
+    if TORCH_2_4 in libraries and halves and FORMATS[group.dtype].size == 2 and isinstance(group.op, LinearOp):
         found.append(Subject(TORCH_2_4))
     return tuple(found)
 
@@ -90,9 +91,12 @@ def has_kernels(op: Op) -> bool:
 
 
 def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Shape, ...]:
-    """Our kernels that are worth measuring: each tile in each of the layouts that there is for this layer and dtype."""
+    """Our kernels that are worth measuring: each tile in each of the layouts that there is for this layer and dtype.
+
+    None for N:M, which is PyTorch's.
+    """
     op, form, block = group.op, FORMATS[group.dtype], parse_pattern(group.pattern)
-    if not has_kernels(op):
+    if not has_kernels(op) or isinstance(block, NM):
         return ()
     if isinstance(op, Conv2dOp):
         layouts = (ROWS,)

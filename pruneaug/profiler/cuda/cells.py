@@ -7,7 +7,7 @@ from itertools import groupby
 
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import Shape, parse_shape
-from pruneaug.kernels.cuda.variants import TORCH
+from pruneaug.kernels.cuda.variants import TORCH, TORCH_2_4
 from pruneaug.latency.records import LatencyRecord
 from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.platforms.cuda import check_gpu
@@ -19,6 +19,9 @@ from pruneaug.profiler.cuda.programs import compile_missing
 from pruneaug.profiler.cuda.records import GpuRecord, Journal, by_speed
 from pruneaug.profiler.cuda.run import Progress
 from pruneaug.profiler.plan import Cell, Task
+from pruneaug.sparsity.patterns import TWO_OF_FOUR
+
+_LIBRARIES = {DENSE: (TORCH,), str(TWO_OF_FOUR): (TORCH_2_4,)}  # what computes a pattern beside our kernels
 
 
 def shapes_of_cells(cells: Iterable[Cell], dtype: str) -> list[Shape]:
@@ -31,7 +34,8 @@ class CellWorker:
     """Measures the cells of tasks on a GPU; `records` are those of all subjects so far, `warnings` what is to be told.
 
     A dense cell of RUNTIME_LIBRARY is the faster of our kernels and PyTorch's layer, and a network on a GPU may run
-    both. Of a pattern all variants are measured at the first sparsity, and at each other the fastest of the one before.
+    both; of 2:4 it is PyTorch's layer alone. Of a pattern all variants are measured at the first sparsity, and at each
+    other the fastest of the one before.
     """
 
     def __init__(self, process: GpuProcess, journal: Journal) -> None:
@@ -72,8 +76,7 @@ class CellWorker:
                 yield cell_record(cell, task.platform, records)
 
     def _subjects(self, group: Group) -> list[Subject]:
-        libraries = (TORCH,) if group.pattern == DENSE else ()
-        subjects = subjects_of(group, libraries, NETWORK_LAYOUTS)
+        subjects = subjects_of(group, _LIBRARIES.get(group.pattern, ()), NETWORK_LAYOUTS)
         return [subject for subject in subjects if subject.variant not in self._lacking]
 
 

@@ -11,10 +11,10 @@ from pruneaug.errors import MeasurementError
 from pruneaug.kernels.cuda.formats import FORMATS, TF32, Format
 from pruneaug.network.ops import LinearOp, Op
 from pruneaug.profiler.cuda.cases import Group
-from pruneaug.profiler.masks import keep_largest, synthetic_scores
+from pruneaug.profiler.masks import mask_of_scores, synthetic_scores
 from pruneaug.profiler.op_data import layer_output, layer_weight
-from pruneaug.sparsity.masks import expand_blocks
-from pruneaug.sparsity.patterns import parse_pattern
+from pruneaug.sparsity.masks import block_mask
+from pruneaug.sparsity.patterns import TWO_OF_FOUR, parse_pattern
 
 LARGEST_ERRORS: Mapping[str, tuple[float, float]] = {
     "float16": (2e-3, 1e-2),
@@ -50,7 +50,7 @@ class GroupData:
             self.mask = torch.ones(op.matrix_shape, dtype=torch.bool, device=device)
         else:
             scores = synthetic_scores(op.matrix_shape, block, torch.Generator().manual_seed(0))
-            self.mask = expand_blocks(keep_largest(scores, group.sparsity), block, op.matrix_shape).to(device)
+            self.mask = mask_of_scores(scores, block, group.sparsity, op.matrix_shape).to(device)
         self.matrix = normal(*op.matrix_shape) * self.mask
         self._op, self._dtype = op, group.dtype
         self._buffer = torch.empty(0, dtype=form.torch_dtype, device=device)
@@ -115,7 +115,5 @@ def rounded(values: torch.Tensor, form: Format) -> torch.Tensor:
 
 
 def two_of_four(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix [N, K] with the two smallest of each four weights of a row set to zero. K must be a multiple of 4."""
-    fours = matrix.reshape(len(matrix), -1, 4)
-    kept = torch.zeros_like(fours, dtype=torch.bool).scatter_(2, fours.abs().topk(2, dim=2).indices, True)
-    return torch.where(kept, fours, 0).reshape(matrix.shape)
+    """The matrix [N, K] with the two smallest of each four weights of a row set to zero."""
+    return matrix * block_mask(matrix.abs(), TWO_OF_FOUR, TWO_OF_FOUR.sparsity)

@@ -27,7 +27,7 @@ from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.remote.chain import Chain, Memory
 from pruneaug.profiler.remote.facts import read_facts
 from pruneaug.profiler.remote.session import TRIES, ConnectionLostError, Session
-from pruneaug.sparsity.patterns import Block, parse_pattern
+from pruneaug.sparsity.patterns import Pattern, parse_pattern
 from pruneaug.spec.platform import RemoteSpec
 
 _LARGEST_ERROR = 1e-4  # products of these lengths stay below 1e-5; a wrong kernel is far above
@@ -42,7 +42,7 @@ class _Bench:
 
     data: OpData
     memory: Memory | None = None
-    fastest: dict[Block | None, Variant] = field(default_factory=dict)
+    fastest: dict[Pattern | None, Variant] = field(default_factory=dict)
 
 
 class RemoteMeasurer:
@@ -151,7 +151,7 @@ class RemoteMeasurer:
         visits = [[chain.time(runs, untimed=2) for chain in chains] for _ in range(_VISITS)]
         return np.stack([np.concatenate(of_one) for of_one in zip(*visits, strict=True)])
 
-    def _likeliest(self, op: Op, block: Block | None, sparsity: float) -> list[Variant]:
+    def _likeliest(self, op: Op, block: Pattern | None, sparsity: float) -> list[Variant]:
         target = self._libraries.target
         return candidates(
             op, 1 if block is None else block.rows, sparsity,

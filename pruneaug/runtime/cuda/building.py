@@ -16,7 +16,7 @@ from pruneaug.kernels.cuda.formats import FORMATS, Format
 from pruneaug.kernels.cuda.products import CudaCall
 from pruneaug.kernels.cuda.shapes import Shape
 from pruneaug.kernels.cuda.target import CudaTarget
-from pruneaug.kernels.cuda.variants import TORCH, CudaVariant
+from pruneaug.kernels.cuda.variants import TORCH, TORCH_2_4, CudaVariant
 from pruneaug.kernels.weights import Weights
 from pruneaug.network.layers import apply_masks
 from pruneaug.network.ops import Conv2dOp, Op
@@ -24,6 +24,7 @@ from pruneaug.registry import did_you_mean
 from pruneaug.runtime.cuda.choice import Choose, largest_that_fills, pack_layer
 from pruneaug.runtime.cuda.fusing import FusedLayer, fused_layer, op_of, replace_layers
 from pruneaug.runtime.cuda.report import CudaReport, LayerReport
+from pruneaug.runtime.cuda.semi_structured import Compress, compress, replace_semi_structured
 from pruneaug.runtime.functional import functional_graph
 from pruneaug.runtime.fusion import fold_batchnorms
 from pruneaug.runtime.graph import LayerCall, called_layers, check_module, constant, export_program, layer_calls
@@ -60,13 +61,15 @@ def build_graph(
     device: torch.device,
     choose: Choose = largest_that_fills,
     variants: Mapping[str, CudaVariant | str] | None = None,
+    compress: Compress = compress,
 ) -> CudaGraph:
     """The network in eval mode, for inputs like the examples, with the layers of `masks` computed by our kernels.
 
     `masks` (layer name -> bool, in the weight's layout) says which weights are removed; other layers are dense and
     PyTorch's. `dtype` is a name of FORMATS, of weights and activations; inputs and outputs keep the network's.
-    `variants` names the kernels of some layers, also of dense ones, or TORCH for those that shall be PyTorch's; where
-    it says nothing or "", `choose` chooses. The model stays as it is.
+    `variants` names the kernels of some layers, also of dense ones, or TORCH for those that shall be PyTorch's, or
+    TORCH_2_4 for its product of a 2:4 weight, which `compress` packs on the GPU; where it says nothing or "", `choose`
+    chooses. The model stays as it is.
     Raises InputError, NetworkError for a mask of no layer, CompileError for a network that torch.export rejects.
     """
     if dtype not in FORMATS:
@@ -83,7 +86,10 @@ def build_graph(
         name, held = layer.call.name, precise[layer.call.node]
         return pack_layer(name, layer.op, held, layer.epilogue, form, target, choose, named)
 
-    products, refused = replace_layers(graph, [call for call, _ in calls if call.node in precise], pack, device)
+    two_of_four = [call for call, _ in calls if call.node in precise and named.get(call.name) == TORCH_2_4]
+    others = [call for call, _ in calls if call.node in precise and call not in two_of_four]
+    halves, refused = replace_semi_structured(graph, two_of_four, precise, form, device, compress)
+    products, unfit = replace_layers(graph, others, pack, device)
     arrange_kernels(graph, torch.channels_last)
     images = any(isinstance(op, Conv2dOp) for _, op in calls)
     inputs, outputs = _flatten(graph)
@@ -93,7 +99,7 @@ def build_graph(
         tuple(channels_last(torch.zeros(x.shape, dtype=x.dtype, device=device), images) for x in inputs),
         tuple(original if y.dtype == form.torch_dtype else y.dtype for y in outputs),
         tuple(dict.fromkeys(product.shape for product in products.values())),
-        CudaReport(tuple(_reports(calls, products, refused, masks)), arch, dtype),
+        CudaReport(tuple(_reports(calls, products, halves, refused | unfit, masks)), arch, dtype),
     )
 
 
@@ -213,6 +219,7 @@ def _flatten(graph: fx.GraphModule) -> tuple[list[torch.Tensor], list[torch.Tens
 def _reports(
     calls: Sequence[tuple[LayerCall, Op]],
     products: Mapping[FusedLayer, CudaCall],
+    halves: Collection[fx.Node],
     refused: Mapping[str, str],
     masks: Mapping[str, torch.Tensor],
 ) -> Iterator[LayerReport]:
@@ -224,4 +231,5 @@ def _reports(
             yield LayerReport(call.name, op.key, layer.origin, product.shape.key, zeros)
         else:
             kind = "conv2d" if isinstance(op, Conv2dOp) else "linear"
-            yield LayerReport(call.name, op.key, kind, None, zeros, refused.get(call.name))
+            kernel = TORCH_2_4 if call.node in halves else None
+            yield LayerReport(call.name, op.key, kind, kernel, zeros, refused.get(call.name))

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pruneaug.kernels.cuda.variants import TORCH_2_4
+
 
 @dataclass(frozen=True, slots=True)
 class LayerReport:
     """One call of a linear layer or convolution: our kernel's key, or None and PyTorch computes it.
 
-    `origin` are the operators that are computed together, `zeros` the share of the weights that are removed, `reason`
-    why a pruned layer is PyTorch's.
+    The key is TORCH_2_4 where PyTorch does so by its product of a 2:4 weight. `origin` are the operators that are
+    computed together, `zeros` the share of the weights that are removed, `reason` why a pruned layer is PyTorch's.
     """
 
     name: str
@@ -34,8 +36,10 @@ class CudaReport:
     @property
     def summary(self) -> str:
         """The numbers of layers, in a few words."""
-        ours = sum(layer.kernel is not None for layer in self.layers)
-        return f"{ours} of {len(self.layers)} layers by our kernels for {self.arch} in {self.dtype}"
+        halves = sum(layer.kernel == TORCH_2_4 for layer in self.layers)
+        ours = sum(layer.kernel is not None for layer in self.layers) - halves
+        by_torch = f", {halves} by PyTorch's 2:4 product," if halves else ""
+        return f"{ours} of {len(self.layers)} layers by our kernels{by_torch} for {self.arch} in {self.dtype}"
 
     def __repr__(self) -> str:
         lines = [self.summary]

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from pruneaug.errors import SpecError
 from pruneaug.searcher.limits import settle
 from pruneaug.searcher.space import LayerSpace, SearchSpace
-from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice
+from pruneaug.sparsity.patterns import DENSE, NM, Assignment, LayerChoice, Pattern
 
 APPLY, STOP = "apply", "stop"
 
@@ -72,13 +72,18 @@ def _best(layer: LayerSpace, sparsity: float) -> LayerChoice:
     if not layer.patterns:
         return layer.choices[0]
     losses = [choice.sparsity for choice in layer.choices] if layer.lost is None else layer.lost
-    smallest = min(layer.patterns, key=lambda pattern: (pattern.rows * pattern.cols, pattern))
+    smallest = min(layer.patterns, key=_size)
     below = [at for at, each in enumerate(layer.choices) if each.pattern == smallest and each.sparsity <= sparsity]
     if not below:
         return DENSE
     most = max(losses[at] for at in below)
     allowed = [at for at in range(len(layer.choices)) if losses[at] <= most]
     return layer.choices[min(allowed, key=lambda at: (layer.latencies_us[at], losses[at]))]
+
+
+def _size(pattern: Pattern) -> tuple[bool, int, Pattern]:
+    """Blocks first: N:M has one sparsity only, and the rule needs a range of them."""
+    return isinstance(pattern, NM), pattern.rows * pattern.cols, pattern
 
 
 def _latency_us(space: SearchSpace, assignment: Assignment) -> float:

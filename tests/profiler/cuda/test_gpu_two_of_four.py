@@ -1,0 +1,100 @@
+"""2:4 as a pattern of a profile: who computes it, under which mask, and what its cell says."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fake_gpu import FakeDevice, FaultyDriver
+
+from pruneaug.errors import InputError
+from pruneaug.latency.table import LatencyTable
+from pruneaug.network.layers import Layer, Network
+from pruneaug.network.ops import Conv2dOp, LinearOp
+from pruneaug.platforms.cuda import gpu_platform
+from pruneaug.profiler.cuda.calls import library_calls
+from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, Group, Subject, groups_of, shapes_of, subjects_of
+from pruneaug.profiler.cuda.cells import cell_record, shapes_of_cells
+from pruneaug.profiler.cuda.data import GroupData, two_of_four
+from pruneaug.profiler.cuda.records import GpuRecord, failed
+from pruneaug.profiler.masks import synthetic_masks
+from pruneaug.profiler.op_data import OpData
+from pruneaug.profiler.plan import Cell, wanted
+from pruneaug.sparsity.masks import check_mask
+from pruneaug.sparsity.patterns import TWO_OF_FOUR, LayerChoice
+
+OP = LinearOp(33, 48, 80)
+CONV = Conv2dOp(1, 48, 80, 6, 6, (1, 1))
+HALF = Subject("torch-2:4")
+CPU = torch.device("cpu")
+
+
+def group(op=OP, dtype="bfloat16", pattern="nm:2:4"):
+    return Group(op, dtype, pattern, 0.0 if pattern == "dense" else 0.5)
+
+
+def test_a_layer_that_can_have_it_has_one_cell_whatever_sparsities_are_asked():
+    found = wanted([OP, CONV, LinearOp(33, 48, 40)], ["nm:2:4", "block:16x16"], [0.6, 0.9], ["tvm"])
+    assert [cell for cell in found if cell.pattern == "nm:2:4"] == [Cell(OP, "nm:2:4", 0.5)]
+    assert len([cell for cell in found if cell.pattern == "block:16x16"]) == 6
+    assert wanted([OP], ["nm:2:4"], [0.9], ["tvm"], dense_only=[OP]) == (Cell(OP, "dense", 0.0),)
+    assert groups_of([OP, CONV], ["bfloat16"], ["nm:2:4"], [0.6, 0.9]) == (
+        group(pattern="dense"), group(), group(CONV, pattern="dense"),
+    )  # fmt: skip
+
+
+def test_no_kernel_of_ours_computes_it():
+    assert shapes_of(group(), NETWORK_LAYOUTS) == ()
+    assert subjects_of(group(), ["torch-2:4"]) == (HALF,)
+    assert subjects_of(group(dtype="tf32"), ["torch-2:4"]) == ()
+    cells = [Cell(OP, "dense", 0.0), Cell(OP, "nm:2:4", 0.5)]
+    assert shapes_of_cells(cells, "bfloat16") == shapes_of_cells(cells[:1], "bfloat16")
+
+
+def test_masks_for_measuring_are_two_of_four():
+    for mask in (
+        GroupData(group(), CPU).mask,
+        OpData(OP).mask(TWO_OF_FOUR, 0.5, 3),
+        synthetic_masks(Network((Layer("a", OP),)), {"a": LayerChoice(TWO_OF_FOUR, 0.5)})["a"],
+    ):
+        assert check_mask(mask, TWO_OF_FOUR)
+        assert int(mask.sum()) * 2 == mask.numel()
+
+
+@pytest.mark.parametrize("pattern", ["dense", "nm:2:4"])
+def test_pytorchs_weight_is_made_of_what_the_group_computes(monkeypatch, pattern):
+    packed = []
+
+    def to_sparse(weight):
+        packed.append(weight)
+        return weight.clone()
+
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", to_sparse)
+    data, device = GroupData(group(pattern=pattern), CPU), FakeDevice(FaultyDriver())
+    found = library_calls(group(pattern=pattern), HALF, data, device)
+    expected = two_of_four(data.matrix) if pattern == "dense" else data.matrix
+    assert torch.equal(packed[0], expected)
+    assert (found.matrix is None) == (pattern == "nm:2:4")
+    found.calls[0]()
+    assert torch.equal(found.result(), F.linear(data.x, expected, data.bias))
+    assert found.relative_error(data) < 1e-2
+    assert not found.in_graph
+
+
+def test_a_row_that_is_no_whole_fours_is_refused_as_before():
+    op = LinearOp(3, 6, 16)
+    data = GroupData(Group(op, "bfloat16", "dense", 0.0), CPU)
+    with pytest.raises(InputError, match="2:4 needs in_features that 4 divides, but got linear-t3-i6-o16"):
+        library_calls(Group(op, "bfloat16", "dense", 0.0), HALF, data, FakeDevice(FaultyDriver()))
+
+
+def test_a_cells_variant_is_the_library_and_a_failure_says_why():
+    platform = gpu_platform(FakeDevice(FaultyDriver()).gpu, dtype="bfloat16")
+    cell = Cell(OP, "nm:2:4", 0.5)
+    measured = GpuRecord(
+        group(), HALF, "Fake GPU", "2026-01-01T00:00:00+00:00", latency_us=5.0, p10_us=4.0, p90_us=7.0, choice_us=5.0,
+        rounds=10, launches=3, weight_copies=1, max_relative_error=1e-3, zeros=0.5, state={},
+    )  # fmt: skip
+    record = cell_record(cell, platform, [measured])
+    assert (record.library, record.variant, record.latency_us) == ("tvm", "torch-2:4", 5.0)
+    assert LatencyTable([record]).latency_us(OP, LayerChoice(TWO_OF_FOUR, 0.5)) == 5.0
+    reason = "RuntimeError: _cslt_compress: not there"
+    assert cell_record(cell, platform, [failed(group(), HALF, "Fake GPU", reason)]).error == f"torch-2:4: {reason}"
