@@ -93,7 +93,7 @@ class PrunerContract:
         for name, mask in self.masks_at_the_end(model, pruned).items():
             if assignment[name].pattern == TWO_OF_FOUR:
                 matrix = weight_matrix(mask)
-                kept = [int(columns.sum(1).max()) for columns in matrix.split(4, dim=1)]
+                kept = [int(columns.sum(1).max()) for columns in torch.split(matrix, 4, dim=1)]
                 assert max(kept) <= 2
                 whole = matrix[:, : matrix.shape[1] // 4 * 4]
                 assert int(whole.sum()) == whole.numel() // 2

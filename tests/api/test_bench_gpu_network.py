@@ -91,6 +91,18 @@ def test_the_projections_of_attention_are_pruned_by_their_names(fake, monkeypatc
     }  # fmt: skip
 
 
+def test_two_of_four_is_pytorchs_product_and_where_it_refuses_the_reason_is_told(fake, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setitem(sys.modules, "tests_gpu_bert", SimpleNamespace(build=small_bert))
+    sample, pruning = module.Sample((8,), vocabulary=50), Pruning("nm:2:4", 0.9, ["*.intermediate.dense"])
+    options = {"sample": sample, "pruning": pruning, "against": [], "rounds": 1, "trust_code": True, "gpu": fake.gpu}
+    result = bench_gpu_network("tests_gpu_bert:build", **options)
+    assert (result["pattern"], result["sparsity"]) == ("nm:2:4", 0.5)
+    (layer,) = (layer for layer in result["layers"] if layer["zeros"])
+    assert layer["zeros"] == 0.5
+    assert "PyTorch must hold it as a semi-structured weight, but raised" in layer["reason"]  # without a GPU
+
+
 def small_bert(vocab_size):
     from pruneaug.tasks.models.transformer import transformers
 
