@@ -10,6 +10,7 @@ from pruneaug.kernels.cuda.convolutions import as_linear, channel_chunk
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.products import chunk_for
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, Shape, parse_shape
+from pruneaug.kernels.cuda.target import OLDEST_ARCH, CudaTarget
 from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates
 from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op, parse_op
@@ -73,9 +74,11 @@ def groups_of(
     return tuple(dict.fromkeys(found))
 
 
-def subjects_of(group: Group, libraries: Sequence[str], layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Subject, ...]:
+def subjects_of(
+    group: Group, libraries: Sequence[str], layouts: Sequence[str] = BOTH_LAYOUTS, arch: str = OLDEST_ARCH
+) -> tuple[Subject, ...]:
     """Our variants, and the dense library with each group; the semi-structured one with the dense groups it can do."""
-    found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group, layouts)]
+    found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group, layouts, arch)]
     if TORCH in libraries:
         found.append(Subject(TORCH))
     halves = group.pattern == DENSE and FORMATS[group.dtype].size == 2 and isinstance(group.op, LinearOp)
@@ -89,8 +92,9 @@ def has_kernels(op: Op) -> bool:
     return isinstance(op, LinearOp) or op.groups == 1
 
 
-def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Shape, ...]:
-    """Our kernels that are worth measuring: each tile in each of the layouts that there is for this layer and dtype."""
+def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS, arch: str = OLDEST_ARCH) -> tuple[Shape, ...]:
+    """Our kernels that are worth measuring on an architecture: each tile in each of the layouts that there is for this
+    layer and dtype."""
     op, form, block = group.op, FORMATS[group.dtype], parse_pattern(group.pattern)
     if not has_kernels(op):
         return ()
@@ -103,7 +107,7 @@ def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Shap
             return Shape(form, variant, layout, channel_chunk(op, group.block_cols, variant, form), image=True)
         return Shape(form, variant, layout, chunk_for(group.block_cols, variant, form))
 
-    variants = cuda_candidates(positions_of(op), rows)
+    variants = cuda_candidates(positions_of(op), rows, CudaTarget(arch), form)
     possible = [layout for layout in layouts if layout == ROWS or form.size == 2]
     return tuple(shape(variant, layout) for layout in possible for variant in variants)
 

@@ -21,10 +21,10 @@ from pruneaug.profiler.cuda.run import Progress
 from pruneaug.profiler.plan import Cell, Task
 
 
-def shapes_of_cells(cells: Iterable[Cell], dtype: str) -> list[Shape]:
-    """The kernels that may be measured for these cells, each once."""
+def shapes_of_cells(cells: Iterable[Cell], dtype: str, arch: str) -> list[Shape]:
+    """The kernels that may be measured for these cells on an architecture, each once."""
     groups = dict.fromkeys(_group(cell, dtype) for cell in cells)
-    return list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, NETWORK_LAYOUTS)))
+    return list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, NETWORK_LAYOUTS, arch)))
 
 
 class CellWorker:
@@ -57,7 +57,8 @@ class CellWorker:
             f"earlier times were measured with another version of {difference}; they may have changed"
             for difference in here.version_differences(platform)
         ]
-        shapes, folder = shapes_of_cells(cells, platform.dtype), ProgramFolder(self._process.kernels)
+        folder = ProgramFolder(self._process.kernels)
+        shapes = shapes_of_cells(cells, platform.dtype, platform.arch)
         self._lacking, warnings = compile_missing(shapes, platform.arch, folder, progress)
         self.warnings += warnings
 
@@ -68,7 +69,7 @@ class CellWorker:
         """
         best: dict[str, list[Subject]] = {}
         for group, cells in groupby(task.cells, lambda cell: _group(cell, task.platform.dtype)):
-            subjects, records = best.get(group.pattern) or self._subjects(group), []
+            subjects, records = best.get(group.pattern) or self._subjects(group, task.platform.arch), []
             for record in self._process.measure(group, subjects, task.platform.cpu):
                 self._journal.append(record)
                 records.append(record)
@@ -77,9 +78,9 @@ class CellWorker:
             for cell in cells:
                 yield cell_record(cell, task.platform, records)
 
-    def _subjects(self, group: Group) -> list[Subject]:
+    def _subjects(self, group: Group, arch: str) -> list[Subject]:
         libraries = (TORCH,) if group.pattern == DENSE else ()
-        subjects = subjects_of(group, libraries, NETWORK_LAYOUTS)
+        subjects = subjects_of(group, libraries, NETWORK_LAYOUTS, arch)
         return [subject for subject in subjects if subject.variant not in self._lacking]
 
 
