@@ -52,7 +52,7 @@ def compile_gpu_kernels(
     """
     layers, _ = _checked(ops, (), dtypes)
     groups = groups_of(layers, dtypes, check_patterns(patterns, nm=True), (0.0,))
-    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group)))
+    shapes = list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, arch=arch)))
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
     return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
 
@@ -87,10 +87,10 @@ def bench_gpu_kernels(
     groups = groups_of(layers, dtypes, blocks, sparsities)
     with GpuProcess(folder.path, timeout_s=timeout_s, budget_s=budget_s, device=device) as process:
         gpu = process.gpu()
-        shapes = [shape for group in groups for shape in shapes_of(group)]
+        shapes = [shape for group in groups for shape in shapes_of(group, arch=gpu.arch)]
         lacking, warnings = compile_missing(shapes, gpu.arch, folder, stage(progress, "Compile"))
         subjects = {
-            group: [subject for subject in subjects_of(group, against) if subject.variant not in lacking]
+            group: [subject for subject in subjects_of(group, against, arch=gpu.arch) if subject.variant not in lacking]
             for group in groups
         }
         subjects = {group: some for group, some in subjects.items() if some}

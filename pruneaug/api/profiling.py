@@ -82,11 +82,11 @@ def compile_job(job: Job, arch: str, *, task: Task | None = None, progress: Prog
         )
     patterns, _ = measured_choices(opened.network, opened.spec.space)
     measured = groups_of((layer.op for layer in opened.network.layers), [spec.dtype], patterns, (0.0,))
-    shapes = [shape for group in measured for shape in shapes_of(group, NETWORK_LAYOUTS)]
+    shapes = [shape for group in measured for shape in shapes_of(group, NETWORK_LAYOUTS, arch)]
     for layer in fused_layers(opened.model, opened.example_inputs, spec.dtype):
         activation, residual = layer.epilogue.activation, layer.epilogue.residual
         for group in groups_of([layer.op], [spec.dtype], patterns, (0.0,)):
-            found = shapes_of(group, NETWORK_LAYOUTS)
+            found = shapes_of(group, NETWORK_LAYOUTS, arch)
             shapes += [replace(shape, activation=activation, residual=residual) for shape in found]
     once = list(dict.fromkeys(shapes))
     failed = compile_ahead(once, arch, ProgramFolder(Path(spec.kernels)), progress=stage(progress, "Compile"))

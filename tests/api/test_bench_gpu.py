@@ -182,7 +182,11 @@ def test_compiling_ahead_is_asked_for_the_kernels_that_are_measured(monkeypatch,
     settings = {"patterns": ["block:16x16"], "dtypes": ["float16", "tf32"]}
     result = compile_gpu_kernels([OP], **settings, arch="sm_90a", kernels=tmp_path)
     ((shapes, arch, path),) = asked
-    wanted = {s for group in groups_of([OP], ["float16", "tf32"], ["block:16x16"], [0.9]) for s in shapes_of(group)}
+    wanted = {
+        s
+        for group in groups_of([OP], ["float16", "tf32"], ["block:16x16"], [0.9])
+        for s in shapes_of(group, arch="sm_90a")
+    }
     assert (set(shapes), len(shapes), arch, path) == (wanted, len(wanted), "sm_90a", tmp_path)
     assert result == {"arch": "sm_90a", "kernels": len(wanted) - 1, "failed": {shapes[0].key: "told to fail"}}
 

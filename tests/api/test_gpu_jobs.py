@@ -165,7 +165,7 @@ def test_a_job_is_compiled_for_a_gpu_that_is_elsewhere(write, tmp_path, monkeypa
     ended = pruneaug("profile", job, "--compile-for", "sm_90a")
     assert ended.code == 0, ended.err
     ops = {layer.op for layer in open_job(job).network.layers}
-    needed = {shape.key for shape in shapes_of_cells(wanted(ops, PATTERNS, SPARSITIES), "bfloat16")}
+    needed = {shape.key for shape in shapes_of_cells(wanted(ops, PATTERNS, SPARSITIES), "bfloat16", "sm_90a")}
     assert (set(asked["keys"]), asked["arch"], asked["path"]) == (needed, "sm_90a", tmp_path / "kernels")
     assert ended.out == f"{len(needed)} kernels for sm_90a in {tmp_path / 'kernels'}\n"
     assert {parse_shape(key).layout for key in needed} == {"rows"}
@@ -260,7 +260,7 @@ def test_a_kernel_that_crashes_costs_one_cell(write, tmp_path, monkeypatch):
     job = write(**changes)
     ops = [layer.op for layer in open_job(job).network.layers]
     folder = ProgramFolder(tmp_path / "kernels")
-    for shape in shapes_of_cells(wanted(ops, ["block:16x16"], [0.5]), "bfloat16"):
+    for shape in shapes_of_cells(wanted(ops, ["block:16x16"], [0.5]), "bfloat16", GPU.arch):
         folder.write(fake_program(shape))
     monkeypatch.setenv("FAKE_GPU_FAULTS", json.dumps({"rows-c16-": "abort"}))
     first = profiled(job)

@@ -105,7 +105,7 @@ def test_a_job_is_profiled_by_a_server_with_kernels_of_this_machine(tmp_path, mo
         job = remote_job(tmp_path, server.address, platform__batch=16, platform__name="there")
         layers = [layer.op for layer in open_job(job).network.layers]
         pruned = [cell for cell in wanted(layers, ["block:16x16"], [0.5]) if cell.pattern != "dense"]
-        ProgramFolder(tmp_path / "kernels").write(fake_program(shapes_of_cells(pruned, "bfloat16")[0]))
+        ProgramFolder(tmp_path / "kernels").write(fake_program(shapes_of_cells(pruned, "bfloat16", GPU.arch)[0]))
         told = profiled(job)
     assert (told["measured"], told["failed"]) == (5, [])
     records = {(record.pattern, record.library): record for record in LatencyStore(tmp_path / "db" / "there").load()}

@@ -28,6 +28,7 @@ class MachineCode:
     cubin: bytes
     registers: int  # of a thread
     spilled_bytes: int  # of a thread, registers that lie in memory
+    log: str  # of the compiler, its warnings among it
 
 
 def build(function: Any, target: CudaTarget) -> tvm.runtime.Executable:
@@ -50,7 +51,7 @@ def compile_program(shape: Shape, target: CudaTarget) -> Program:
 
     Raises InputError where NVRTC is not installed, CompileError if it does not fit the architecture.
     """
-    shape.variant.check(target)
+    shape.variant.check(target, shape.form)
     source = cuda_source(cuda_spmm(shape), target)
     code = assemble(source, target)
     return Program(shape, target.arch, parameters_of(source), code.registers, code.spilled_bytes, code.cubin)
@@ -78,7 +79,7 @@ def assemble(source: str, target: CudaTarget) -> MachineCode:
     used, spilled = _USED.search(said), _SPILLED.search(said)
     if not used or not spilled:
         raise CompileError(f"NVRTC must tell the registers of a kernel, but said: {said!r}; this is a bug, report it")
-    return MachineCode(bytes(cubin), int(used[1]), int(spilled[2]) + int(spilled[3]))
+    return MachineCode(bytes(cubin), int(used[1]), int(spilled[2]) + int(spilled[3]), said)
 
 
 def _nvrtc() -> Any:

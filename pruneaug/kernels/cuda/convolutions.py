@@ -63,7 +63,7 @@ def conv_product(
         return linear_product(linear, weights, block_cols, variant, form, ROWS, target, epilogue)
     out_positions = op.out_size[0] * op.out_size[1]
     tokens = op.batch * out_positions
-    variant.check(target)
+    variant.check(target, form)
     chunk = channel_chunk(op, block_cols, variant, form)
     x_stride, y_stride = row_stride(op.in_channels, form), row_stride(op.out_channels, form)
     channels = x_stride if chunk >= form.per_piece else op.in_channels

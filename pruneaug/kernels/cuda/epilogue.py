@@ -1,4 +1,7 @@
-"""What becomes of a thread block's sums: bias, residual, activation and clamp, then stores to global memory."""
+"""What becomes of a thread block's sums: bias, residual, activation and clamp, then stores to global memory.
+
+A warp has slabs of 16 rows of its part of the tile, `CudaVariant.slab` rows apart.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ def store_rows(
     form: Format, variant: CudaVariant, activation: str, sums: Any, arrays: dict[str, Any], scalars: Any, token: Any,
     output: Any, lane: Any,
 ) -> None:  # fmt: skip
-    """Y [tokens, N] from a warp's sums, whose rows are tokens from `token` and whose columns outputs from `output`."""
+    """Y [tokens, N] from a warp's sums: rows are tokens, the first of them `token`, columns outputs from `output`."""
     together = variant.together(form)
     run, mmas = together // 4, together // 8  # outputs of one token that a lane holds, and products that they are of
     values, bias = gpu.registers(run, "float32"), gpu.registers(run, "float32")
     words = gpu.registers(run * form.size // 4)
-    columns = variant.warp_outputs // 8
-    for part in range(variant.warp_outputs // together):
+    columns = variant.part_outputs // 8
+    for part in range(variant.part_outputs // together):
         column = T.bind(output + part * together + lane % 4 * run)
         for first in range(0, run, 4):
             gpu.load_words(bias, arrays["bias"].ptr_to([column + first]), 4, first)
-        for row in range(variant.warp_tokens // 8):
-            position = T.bind(token + row * 8 + lane // 4)
+        for row in range(variant.part_tokens // variant.slab * 2):
+            position = T.bind(token + row // 2 * variant.slab + row % 2 * 8 + lane // 4)
             with T.If(T.And(position < scalars.tokens, column < scalars.outputs)), T.Then():
                 to = T.bind(position * scalars.y_stride + column)
                 if "residual" in arrays:
@@ -47,11 +50,11 @@ def store_columns(
     form: Format, variant: CudaVariant, activation: str, sums: Any, arrays: dict[str, Any], scalars: Any, token: Any,
     output: Any, lane: Any,
 ) -> None:  # fmt: skip
-    """Y [N, tokens] from a warp's sums, whose rows are outputs from `output` and whose columns tokens from `token`."""
+    """Y [N, tokens] from a warp's sums: rows are outputs, the first of them `output`, columns tokens from `token`."""
     values, words = gpu.registers(2, "float32"), gpu.registers(form.size // 2)
-    columns = variant.warp_tokens // 8
-    for row in range(variant.warp_outputs // 8):
-        channel = T.bind(output + row * 8 + lane // 4)
+    columns = variant.part_tokens // 8
+    for row in range(variant.part_outputs // variant.slab * 2):
+        channel = T.bind(output + row // 2 * variant.slab + row % 2 * 8 + lane // 4)
         with T.If(channel < scalars.outputs), T.Then():
             bias = T.bind(arrays["bias"][channel])
             for column in range(columns):

@@ -23,6 +23,7 @@ class Format:
     dtype: str  # of inputs and outputs, in TVM and in PyTorch
     mma: str  # PTX
     pack: str = ""  # PTX that rounds two float32 values to a word, the high one first
+    wgmma: str = ""  # PTX of a warpgroup's product with so many columns, if there is one
     splits: bool = False  # each value is the sum of two that are multiplied; see `fragments.split_to_tf32`
 
     @property
@@ -60,8 +61,11 @@ def place(row: Any, piece: Any, pieces: int) -> Any:
 
 
 _MMA = "mma.sync.aligned.m16n8k{}.row.col.f32.{}.{}.f32"
-FLOAT16 = Format("float16", 2, "float16", _MMA.format(16, "f16", "f16"), "cvt.rn.f16x2.f32")
-BFLOAT16 = Format("bfloat16", 2, "bfloat16", _MMA.format(16, "bf16", "bf16"), "cvt.rn.bf16x2.f32")
+_WGMMA = "wgmma.mma_async.sync.aligned.m64n{{}}k16.f32.{0}.{0}"
+FLOAT16 = Format("float16", 2, "float16", _MMA.format(16, "f16", "f16"), "cvt.rn.f16x2.f32", _WGMMA.format("f16"))
+BFLOAT16 = Format(
+    "bfloat16", 2, "bfloat16", _MMA.format(16, "bf16", "bf16"), "cvt.rn.bf16x2.f32", _WGMMA.format("bf16")
+)
 TF32 = Format("tf32", 4, "float32", _MMA.format(8, "tf32", "tf32"))
 FLOAT32 = Format("float32", 4, "float32", TF32.mma, splits=True)
 

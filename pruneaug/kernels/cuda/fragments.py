@@ -2,7 +2,8 @@
 
 A function emits statements where the kernel's body calls it, inside the function that is being built. Shared memory is
 one array of bytes. Rows of a tile there have a power of two of pieces of 16 bytes, in an order of their own (`place`),
-so that the eight rows which `ldmatrix` reads at once lie in different banks.
+so that eight rows which are read at once lie in different banks. It is the order that Hopper's tensor cores know as
+swizzling.
 """
 
 from __future__ import annotations
@@ -12,18 +13,47 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from pruneaug.kernels.cuda.formats import PIECE, Format
+from pruneaug.kernels.cuda.formats import PIECE, Format, place
+from pruneaug.kernels.cuda.shapes import Shape
+from pruneaug.kernels.cuda.variants import CudaVariant
 
 
-def each(count: int, thread: Any, threads: int, body: Callable[[Any], None]) -> None:
-    """body(i) for i < count, the numbers dealt out to the threads in turn."""
-    for first in range(0, count, threads):
+def each(count: int, thread: Any, threads: int, body: Callable[[int, Any], None]) -> None:
+    """body(n, i) for i < count, dealt out to the threads in turn; i is the thread's n-th."""
+    for number, first in enumerate(range(0, count, threads)):
         index = thread + first
         if first + threads <= count:
-            body(index)
+            body(number, index)
         else:
             with T.If(index < count), T.Then():
-                body(index)
+                body(number, index)
+
+
+def rows_of_thread(variant: CudaVariant) -> int:
+    """Rows of a tile of tokens of which a thread copies a piece."""
+    return max(1, variant.tokens * variant.pieces // variant.threads)
+
+
+def each_row(variant: CudaVariant, thread: Any, body: Callable[[int, Any], None]) -> None:
+    """body(n, row) for the rows of a tile of tokens of which a thread copies piece `thread % variant.pieces`."""
+    apart = variant.threads // variant.pieces
+    for number in range(rows_of_thread(variant)):
+        row = thread // variant.pieces + number * apart
+        if apart <= variant.tokens:
+            body(number, row)
+        else:
+            with T.If(row < variant.tokens), T.Then():
+                body(number, row)
+
+
+def in_strips(shape: Shape, column: Any, piece: Any) -> Any:
+    """Where a piece of tokens of a column lies in a tile [depth, tokens], in bytes.
+
+    Such a tile is cut into strips of up to 64 tokens, which lie one after the other: rows of 128 bytes, at most.
+    """
+    strip = min(64, shape.variant.tokens) // shape.form.per_piece  # pieces
+    row = piece // strip * shape.variant.columns(shape.form) + column
+    return (row * strip + place(column, piece % strip, strip)) * PIECE
 
 
 def copy_async(shared: Any, to: Any, source: Any, size: Any) -> None:

@@ -8,7 +8,6 @@ outside of an image becomes zero in shared memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.cuda import fragments as gpu
 from pruneaug.kernels.cuda.formats import PIECE, place
+from pruneaug.kernels.cuda.loads import Loader
 from pruneaug.kernels.cuda.shapes import ImageScalars, Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 
@@ -41,7 +41,7 @@ class Tap(NamedTuple):
 
 def tile_positions(variant: CudaVariant, scalars: ImageScalars, token: Any, thread: Any) -> Positions:
     """The positions of the rows that a thread copies, in a tile of output positions from `token`."""
-    positions = Positions(*(gpu.registers(_rows_of_thread(variant), "int32") for _ in Positions._fields))
+    positions = Positions(*(gpu.registers(gpu.rows_of_thread(variant), "int32") for _ in Positions._fields))
 
     def one(i: int, row: Any) -> None:
         position = T.bind(token + row)
@@ -53,55 +53,74 @@ def tile_positions(variant: CudaVariant, scalars: ImageScalars, token: Any, thre
         T.buffer_store(positions.y, T.Select(position < scalars.tokens, y, _OUTSIDE), [i])
         T.buffer_store(positions.x, x, [i])
 
-    _each_row(variant, thread, one)
+    gpu.each_row(variant, thread, one)
     return positions
 
 
-def copy_images(
-    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, base: Any, packed: Any,
-    thread: Any,
-) -> None:  # fmt: skip
-    """A tile [output positions, depth] at byte `base`, for the tile `packed` of the weights, by copies of 16 bytes."""
+def image_loader(
+    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, shared: Any, token: Any, thread: Any
+) -> Loader:
+    """The loads of a tile [output positions, depth] for positions from `token`."""
+    positions = tile_positions(shape.variant, scalars, token, thread)
+    return (_gather if shape.gathers else _copy)(shape, x, taps, scalars, positions, shared, thread)
+
+
+def _copy(
+    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, thread: Any
+) -> Loader:
+    """By copies of 16 bytes."""
     form, variant, chunk = shape.form, shape.variant, shape.chunk
     q = T.bind(thread % variant.pieces)
     column = q * form.per_piece
-    tap = _load_tap(taps, packed * (variant.columns(form) // chunk) + column // chunk, gpu.registers(4))
-    offset = T.bind(tap.offset + column % chunk)
-    channels = scalars.x_limit - tap.channel - column % chunk  # those from here on
-    size = T.bind(T.max(T.min(channels * form.size, PIECE), 0))  # bytes
+    words = gpu.registers(4)
 
-    def piece(i: int, row: Any) -> None:
-        inside = T.bind(_is_inside(positions, i, tap, scalars))
-        start = T.Select(inside, positions.start[i] + offset, 0)
-        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE
-        gpu.copy_async(shared, to, x.ptr_to([start]), T.Select(inside, size, 0))
+    def look_up(packed: Any) -> None:
+        _load_tap(taps, packed * (variant.columns(form) // chunk) + column // chunk, words)
 
-    _each_row(variant, thread, piece)
+    def copy(base: Any, packed: Any) -> None:
+        tap = _tap(words)
+        offset = T.bind(tap.offset + column % chunk)
+        channels = scalars.x_limit - tap.channel - column % chunk  # those from here on
+        size = T.bind(T.max(T.min(channels * form.size, PIECE), 0))  # bytes
+
+        def piece(i: int, row: Any) -> None:
+            inside = T.bind(_is_inside(positions, i, tap, scalars))
+            start = T.Select(inside, positions.start[i] + offset, 0)
+            to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE
+            gpu.copy_async(shared, to, x.ptr_to([start]), T.Select(inside, size, 0))
+
+        gpu.each_row(variant, thread, piece)
+
+    return Loader(look_up, copy)
 
 
-def gather_images(
-    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, base: Any, packed: Any,
-    thread: Any,
-) -> None:  # fmt: skip
-    """`copy_images` of chunks that are shorter than 16 bytes: value by value, through a register."""
+def _gather(
+    shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, thread: Any
+) -> Loader:
+    """`_copy` of chunks that are shorter than 16 bytes: value by value, through a register."""
     form, variant, chunk = shape.form, shape.variant, shape.chunk
     kind = f"b{8 * form.size}"
     value, words = gpu.registers(1, f"uint{8 * form.size}"), gpu.registers(4)
     q = T.bind(thread % variant.pieces)
-    first = T.bind(packed * (variant.columns(form) // chunk) + q * (form.per_piece // chunk))  # chunk of the piece
 
-    def one(tap: Tap, within: int, byte: int, i: int, row: Any) -> None:
-        T.buffer_store(value, T.Cast(value.dtype, 0), [0])
-        with T.If(T.And(_is_inside(positions, i, tap, scalars), tap.channel + within < scalars.x_limit)), T.Then():
-            start = positions.start[i] + tap.offset + within
-            T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
-        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + byte
-        T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
+    def copy(base: Any, packed: Any) -> None:
+        first = T.bind(packed * (variant.columns(form) // chunk) + q * (form.per_piece // chunk))  # chunk of the piece
 
-    for i in range(form.per_piece // chunk):
-        tap = _load_tap(taps, first + i, words)
-        for within in range(chunk):
-            _each_row(variant, thread, partial(one, tap, within, (i * chunk + within) * form.size))
+        def one(tap: Tap, within: int, byte: int, i: int, row: Any) -> None:
+            T.buffer_store(value, T.Cast(value.dtype, 0), [0])
+            with T.If(T.And(_is_inside(positions, i, tap, scalars), tap.channel + within < scalars.x_limit)), T.Then():
+                start = positions.start[i] + tap.offset + within
+                T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
+            to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + byte
+            T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
+
+        for i in range(form.per_piece // chunk):
+            _load_tap(taps, first + i, words)
+            tap = _tap(words)
+            for within in range(chunk):
+                gpu.each_row(variant, thread, partial(one, tap, within, (i * chunk + within) * form.size))
+
+    return Loader(lambda packed: None, copy)
 
 
 def _divided(number: Any, by: Any) -> tuple[Any, Any]:
@@ -109,26 +128,12 @@ def _divided(number: Any, by: Any) -> tuple[Any, Any]:
     return T.bind(T.truncdiv(number, by)), T.bind(T.truncmod(number, by))
 
 
-def _rows_of_thread(variant: CudaVariant) -> int:
-    """Rows of a tile of which a thread copies a piece."""
-    return max(1, variant.tokens * variant.pieces // variant.threads)
-
-
-def _each_row(variant: CudaVariant, thread: Any, body: Callable[[int, Any], None]) -> None:
-    """body(i, row) for the rows of a tile of which a thread copies piece `thread % variant.pieces`."""
-    apart = variant.threads // variant.pieces
-    for i in range(_rows_of_thread(variant)):
-        row = thread // variant.pieces + i * apart
-        if apart <= variant.tokens:
-            body(i, row)
-        else:
-            with T.If(row < variant.tokens), T.Then():
-                body(i, row)
-
-
-def _load_tap(taps: Any, entry: Any, words: Any) -> Tap:
-    """The tap of a chunk, from `taps` int32 [chunks * 4], by way of four registers."""
+def _load_tap(taps: Any, entry: Any, words: Any) -> None:
+    """The numbers of a chunk's tap, from `taps` int32 [chunks * 4], to four registers."""
     gpu.load_words(words, taps.ptr_to([entry * 4]), 4)
+
+
+def _tap(words: Any) -> Tap:
     return Tap(*(T.bind(T.reinterpret("int32", words[i])) for i in range(4)))
 
 

@@ -72,7 +72,7 @@ def linear_product(
     With layout "rows" x is [tokens, K] and y [tokens, N], with "columns" x is [K, tokens] and y [N, tokens]; rows lie
     `row_stride` values apart. A residual is laid out as y. Raises CompileError for what the kernel does not compute.
     """
-    variant.check(target)
+    variant.check(target, form)
     if layout not in (ROWS, COLUMNS):
         raise CompileError(f"a layout must be 'rows' or 'columns', but got {layout!r}; choose one")
     if layout == COLUMNS and form.size != 2:

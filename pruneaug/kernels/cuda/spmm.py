@@ -12,7 +12,7 @@ kernel serves every pattern and sparsity: removed blocks are in no tile. There a
               too (vectors of G x 1 weights). Outputs are the rows of the mma.
 
 A convolution is the same product in layout ROWS: its tokens are output positions, and its columns are read from images
-(see `images`).
+(see `images`). Products are those of warps, by `mma`, or on Hopper of warpgroups (see `warpgroups`).
 """
 
 from __future__ import annotations
@@ -26,20 +26,24 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder.ir import prim_func as prim_func_frame
 
 from pruneaug.kernels.cuda import fragments as gpu
+from pruneaug.kernels.cuda import warpgroups
 from pruneaug.kernels.cuda.epilogue import store_columns, store_rows
 from pruneaug.kernels.cuda.formats import PIECE, place
-from pruneaug.kernels.cuda.images import copy_images, gather_images, tile_positions
+from pruneaug.kernels.cuda.images import image_loader
+from pruneaug.kernels.cuda.loads import Loader, linear_loader, load_weight
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, ImageScalars, Scalars, Shape
 from pruneaug.kernels.cuda.variants import WARP, CudaVariant
 
+_BAND = 2048  # tokens whose tiles follow each other
+
 
 class Place(NamedTuple):
-    """Where a thread is: its lane and its warp's part of the tile."""
+    """Where a thread is: its lane, and the part of the tile that its warp or warpgroup computes."""
 
     thread: Any
     lane: Any
-    token_warp: Any
-    output_warp: Any
+    token_part: Any
+    output_part: Any
 
 
 @cache
@@ -77,14 +81,34 @@ def cuda_spmm(shape: Shape) -> Any:
             IRBuilder.name(name, array)  # in the source
             arrays[name] = array
         T.device_entry()
-        tile, group = T.cta_id(
+        blocks = T.cta_id(
             [
                 (scalars.tokens + variant.tokens - 1) // variant.tokens,
                 (scalars.outputs + variant.outputs - 1) // variant.outputs,
             ]
         )
+        tile, group = _in_bands(variant, scalars, *blocks)
         _block(shape, arrays, scalars, tile, group, T.thread_id([variant.threads]))
     return builder.get()
+
+
+def _in_bands(variant: CudaVariant, scalars: Scalars | ImageScalars, x: Any, y: Any) -> tuple[Any, Any]:
+    """The tile of tokens and the row group of a thread block, by when it starts.
+
+    Blocks start with x running fastest. Those that run at the same time share what they read through the second-level
+    cache, and read least if they compute as many tokens as outputs, as 132 blocks of 32768 values do with 2048 tokens.
+    The tokens of a band are read from memory once, for all row groups.
+    """
+    wide = _BAND // variant.tokens
+    # Were these the expressions of the grid, TVM would make the host compute them and hand them over.
+    tiles = T.bind(T.truncdiv(scalars.tokens - 1, variant.tokens) + 1)
+    groups = T.bind(T.truncdiv(scalars.outputs - 1, variant.outputs) + 1)
+    number = T.bind(y * tiles + x)
+    band = T.bind(T.truncdiv(number, wide * groups))
+    within = T.bind(number - band * (wide * groups))
+    width = T.bind(T.min(tiles - band * wide, wide))
+    group = T.bind(T.truncdiv(within, width))
+    return T.bind(band * wide + within - group * width), group
 
 
 def _block(
@@ -92,30 +116,62 @@ def _block(
 ) -> None:
     """What a thread block does."""
     variant = shape.variant
-    shared = T.alloc_buffer((variant.shared_bytes,), "uint8", scope="shared.dyn", align=128)
-    warp = T.bind(thread // WARP)
-    at = Place(thread, T.bind(thread % WARP), T.bind(warp % variant.token_warps), T.bind(warp // variant.token_warps))
+    # Swizzling of a warpgroup's operands counts from multiples of 1024 bytes.
+    shared = T.alloc_buffer((variant.shared_bytes,), "uint8", scope="shared.dyn", align=1024)
+    part = T.bind(thread // variant.part_threads)
+    at = Place(thread, T.bind(thread % WARP), T.bind(part % variant.token_parts), T.bind(part // variant.token_parts))
     first_token, first_tile = T.bind(tile * variant.tokens), T.bind(arrays["indptr"][group])
     count = T.bind(arrays["indptr"][group + 1] - first_tile)
-    sums = gpu.registers(variant.warp_tokens * variant.warp_outputs // WARP, "float32")
-    for i in range(variant.warp_tokens * variant.warp_outputs // WARP):
+    sums = gpu.registers(variant.sums, "float32")
+    for i in range(variant.sums):
         T.buffer_store(sums, T.float32(0), [i])
 
     stage_bytes = variant.shared_bytes // variant.stages
     x_bytes = variant.tokens * variant.row_bytes
-    load_x = _x_loader(shape, arrays, scalars, shared, first_token, thread)
+    loader = _x_loader(shape, arrays, scalars, shared, first_token, thread)
+    with T.If(count > 0), T.Then():
+        loader.look_up(first_tile)
 
     def load(step: Any, slot: Any) -> None:
         base = T.bind(slot * stage_bytes)
         packed = T.bind(first_tile + step)
-        load_x(base, packed)
-        _load_weight(variant, arrays["weight"], shared, base + x_bytes, packed, thread)
+        loader.copy(base, packed)
+        load_weight(variant, arrays["weight"], shared, base + x_bytes, packed, thread)
+        with T.If(step + 1 < count), T.Then():
+            loader.look_up(packed + 1)
 
+    if variant.wgmma:
+        warpgroups.multiply_tiles(shape, shared, load, count, at.token_part, at.output_part, sums)
+    else:
+        _multiply_tiles(shape, shared, load, count, at, sums)
+    token = T.bind(first_token + at.token_part * variant.part_tokens)
+    output = T.bind(group * variant.outputs + at.output_part * variant.part_outputs)
+    rows_of_warp = T.bind(thread % variant.part_threads // WARP * 16)  # the first of its part's
+    if shape.layout == ROWS:
+        store, token = store_rows, T.bind(token + rows_of_warp)
+    else:
+        store, output = store_columns, T.bind(output + rows_of_warp)
+    store(shape.form, variant, shape.activation, sums, arrays, scalars, token, output, at.lane)
+
+
+def _x_loader(shape: Shape, arrays: dict[str, Any], scalars: Any, shared: Any, token: Any, thread: Any) -> Loader:
+    """The loads of X for tokens from `token`."""
+    if shape.image:
+        return image_loader(shape, arrays["x"], arrays["tap"], scalars, shared, token, thread)
+    return linear_loader(shape, arrays["x"], arrays["offset"], scalars, shared, token, thread)
+
+
+def _multiply_tiles(
+    shape: Shape, shared: Any, load: Callable[[Any, Any], None], count: Any, at: Place, sums: Any
+) -> None:
+    """Add up the products of `count` tiles by warps; load(step, slot) starts the copies of a tile to a stage."""
+    variant = shape.variant
+    stage_bytes = variant.shared_bytes // variant.stages
     for step in range(variant.stages - 1):
         with T.If(count > step), T.Then():
             load(step, step)
         gpu.commit_copies()
-    sizes = (variant.warp_tokens // 4, variant.warp_outputs // 4)
+    sizes = (variant.part_tokens // 4, variant.part_outputs // 4)
     fragments = [gpu.registers(size) for size in sizes * (2 if shape.form.splits else 1)]
     with T.serial(count) as step:
         gpu.wait_for_copies(variant.stages - 2)
@@ -127,105 +183,7 @@ def _block(
         gpu.commit_copies()
         base = T.bind(step % variant.stages * stage_bytes)
         for k in range(variant.row_bytes // 32):
-            _multiply(shape, shared, base, base + x_bytes, k, at, fragments, sums)
-    store = store_rows if shape.layout == ROWS else store_columns
-    token = T.bind(first_token + at.token_warp * variant.warp_tokens)
-    output = T.bind(group * variant.outputs + at.output_warp * variant.warp_outputs)
-    store(shape.form, variant, shape.activation, sums, arrays, scalars, token, output, at.lane)
-
-
-def _x_loader(
-    shape: Shape, arrays: dict[str, Any], scalars: Any, shared: Any, token: Any, thread: Any
-) -> Callable[[Any, Any], None]:
-    """f(base, packed), which loads the part of X for the tile `packed` of the weights to byte `base`."""
-    if shape.image:
-        positions = tile_positions(shape.variant, scalars, token, thread)
-        load = gather_images if shape.gathers else copy_images
-        return lambda base, packed: load(
-            shape, arrays["x"], arrays["tap"], scalars, positions, shared, base, packed, thread
-        )
-    load_x = _gather_rows if shape.gathers else _load_rows if shape.layout == ROWS else _load_columns
-    return lambda base, packed: load_x(
-        shape, arrays["x"], arrays["offset"], scalars, shared, base, packed, token, thread
-    )
-
-
-def _load_weight(variant: CudaVariant, weight: Any, shared: Any, base: Any, packed: Any, thread: Any) -> None:
-    """A tile of weights, which lies in memory as it will lie there."""
-    pieces = variant.outputs * variant.pieces
-    words = PIECE // 4
-    gpu.each(
-        pieces,
-        thread,
-        variant.threads,
-        lambda i: gpu.copy_async(
-            shared, base + i * PIECE, weight.ptr_to([packed * (pieces * words) + i * words]), PIECE
-        ),
-    )
-
-
-def _load_rows(
-    shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any, base: Any, packed: Any, token: Any, thread: Any
-) -> None:
-    """A tile [tokens, depth] of X [tokens, K]; what is behind its last token or column is zero."""
-    form, variant, chunk = shape.form, shape.variant, shape.chunk
-
-    def piece(i: Any) -> None:
-        row, q = i // variant.pieces, i % variant.pieces
-        column = q * form.per_piece
-        entry = packed * (variant.columns(form) // chunk) + column // chunk
-        source = T.bind(offset[entry] + column % chunk)
-        inside = T.min((scalars.x_limit - source) * form.size, PIECE)  # bytes
-        size = T.bind(T.Select(token + row < scalars.tokens, T.max(inside, 0), 0))
-        start = T.Select(size > 0, (token + row) * scalars.x_stride + source, 0)
-        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE
-        gpu.copy_async(shared, to, x.ptr_to([start]), size)
-
-    gpu.each(variant.tokens * variant.pieces, thread, variant.threads, piece)
-
-
-def _gather_rows(
-    shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any, base: Any, packed: Any, token: Any, thread: Any
-) -> None:
-    """`_load_rows` of columns that do not follow each other: value by value, through a register."""
-    form, variant, chunk = shape.form, shape.variant, shape.chunk
-    depth = variant.columns(form)
-    kind = f"b{8 * form.size}"
-    value = gpu.registers(1, f"uint{8 * form.size}")
-
-    def one(i: Any) -> None:
-        row, column = i // depth, i % depth
-        source = T.bind(offset[packed * (depth // chunk) + column // chunk] + column % chunk)
-        T.buffer_store(value, T.Cast(value.dtype, 0), [0])
-        with T.If(T.And(token + row < scalars.tokens, source < scalars.x_limit)), T.Then():
-            start = (token + row) * scalars.x_stride + source
-            T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
-        q, within = column // form.per_piece, column % form.per_piece * form.size
-        to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + within
-        T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
-
-    gpu.each(variant.tokens * depth, thread, variant.threads, one)
-
-
-def _load_columns(
-    shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any, base: Any, packed: Any, token: Any, thread: Any
-) -> None:
-    """A tile [depth, tokens] of X [K, tokens]; what is behind its last token or column is zero."""
-    form, variant, chunk = shape.form, shape.variant, shape.chunk
-    depth, pieces = variant.columns(form), variant.tokens // form.per_piece
-
-    def piece(i: Any) -> None:
-        column, q = i // pieces, i % pieces
-        entry = packed * (depth // chunk) + column // chunk
-        source = T.bind(offset[entry] + column % chunk * scalars.x_stride)
-        position = T.bind(token + q * form.per_piece)
-        inside = T.min((scalars.tokens - position) * form.size, PIECE)  # bytes
-        size = T.bind(T.Select(source < scalars.x_limit, T.max(inside, 0), 0))
-        start = T.Select(size > 0, source + position, 0)
-        to = base + column * (variant.tokens * form.size) + place(column, q, pieces) * PIECE
-        gpu.copy_async(shared, to, x.ptr_to([start]), size)
-
-    gpu.each(depth * pieces, thread, variant.threads, piece)
+            _multiply(shape, shared, base, base + variant.tokens * variant.row_bytes, k, at, fragments, sums)
 
 
 def _multiply(
@@ -247,29 +205,28 @@ def _multiply(
     # As the left side of an mma, four matrices of 8 rows x 16 bytes: first all rows, then their next 16 bytes. As the
     # right side the rows are columns: first all bytes of 8 columns, then the next 8 columns.
     left, right = (lane % 16, lane // 16), (lane % 8 + lane // 16 * 8, eight % 2)
-    first_token, first_output = at.token_warp * variant.warp_tokens, at.output_warp * variant.warp_outputs
+    first_token, first_output = at.token_part * variant.part_tokens, at.output_part * variant.part_outputs
     x_order, weight_order = (left, right) if shape.layout == ROWS else (right, left)
-    for i in range(variant.warp_outputs // 16):
+    for i in range(variant.part_outputs // 16):
         gpu.load_fragments(shared, rows_of(weight, first_output + 16 * i, *weight_order), outputs, 4 * i)
-    for i in range(variant.warp_tokens // 16):
+    for i in range(variant.part_tokens // 16):
         if shape.layout == ROWS:
             gpu.load_fragments(shared, rows_of(x, first_token + 16 * i, *x_order), tokens, 4 * i)
         else:
-            pieces = variant.tokens // form.per_piece
             piece = (first_token + 16 * i) // form.per_piece + lane // 16
-            row = k * form.depth + lane % 16
-            to = x + row * (variant.tokens * form.size) + place(lane % 16, piece, pieces) * PIECE
-            gpu.load_fragments(shared, to, tokens, 4 * i, transposed=True)
+            # Columns of 16 lie in the same order, wherever they begin.
+            base = x + k * form.depth * min(64, variant.tokens) * form.size
+            gpu.load_fragments(shared, base + gpu.in_strips(shape, lane % 16, piece), tokens, 4 * i, transposed=True)
     products = [(tokens, outputs)]
     if form.splits:
-        gpu.split_to_tf32(tokens, high[0], variant.warp_tokens // 4)
-        gpu.split_to_tf32(outputs, high[1], variant.warp_outputs // 4)
+        gpu.split_to_tf32(tokens, high[0], variant.part_tokens // 4)
+        gpu.split_to_tf32(outputs, high[1], variant.part_outputs // 4)
         products = [(tokens, high[1]), (high[0], outputs), (high[0], high[1])]  # small ones first
     elif form.size == 4:
-        gpu.round_to_tf32(tokens, variant.warp_tokens // 4)
-    rows, columns = variant.warp_tokens // 16, variant.warp_outputs // 8
+        gpu.round_to_tf32(tokens, variant.part_tokens // 4)
+    rows, columns = variant.part_tokens // 16, variant.part_outputs // 8
     if shape.layout == COLUMNS:
-        rows, columns = variant.warp_outputs // 16, variant.warp_tokens // 8
+        rows, columns = variant.part_outputs // 16, variant.part_tokens // 8
     for token_words, output_words in products:
         left_side, right_side = (token_words, output_words) if shape.layout == ROWS else (output_words, token_words)
         for row in range(rows):

@@ -12,6 +12,7 @@ from pruneaug.errors import InputError
 # technical specifications).
 _SHARED_PER_BLOCK = {"80": 163, "86": 99, "87": 163, "89": 99, "90": 227}
 _KIB = 1024
+OLDEST_ARCH = "sm_80"  # what is written for it runs on all later ones
 _REGISTERS_PER_BLOCK = 65536
 REGISTERS_PER_THREAD = 255
 THREADS_PER_BLOCK = 1024
@@ -39,6 +40,11 @@ class CudaTarget:
     def shared_bytes(self) -> int:
         """Shared memory that a thread block may use, in bytes."""
         return _SHARED_PER_BLOCK[self._capability] * _KIB
+
+    @property
+    def has_wgmma(self) -> bool:
+        """Whether warpgroups multiply together."""
+        return self.arch == "sm_90a"
 
     def registers(self, threads: int) -> int:
         """Registers that each thread of a block of so many may use."""

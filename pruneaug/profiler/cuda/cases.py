@@ -10,6 +10,7 @@ from pruneaug.kernels.cuda.convolutions import as_linear, channel_chunk
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.products import chunk_for
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, Shape, parse_shape
+from pruneaug.kernels.cuda.target import OLDEST_ARCH, CudaTarget
 from pruneaug.kernels.cuda.variants import TORCH, TORCH_2_4, CudaVariant, cuda_candidates
 from pruneaug.latency.table import RUNTIME_LIBRARY
 from pruneaug.network.ops import Conv2dOp, LinearOp, Op, can_have, parse_op
@@ -72,11 +73,13 @@ def groups_of(
     return tuple(dict.fromkeys(found))
 
 
-def subjects_of(group: Group, libraries: Sequence[str], layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Subject, ...]:
-    """Our variants, and the dense library with each group; the semi-structured one with the dense and the 2:4 groups
-    that it can do.
+def subjects_of(
+    group: Group, libraries: Sequence[str], layouts: Sequence[str] = BOTH_LAYOUTS, arch: str = OLDEST_ARCH
+) -> tuple[Subject, ...]:
+    """Our variants for an architecture, and the dense library with each group; the semi-structured one with the dense
+    and the 2:4 groups that it can do.
     """
-    found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group, layouts)]
+    found = [Subject(RUNTIME_LIBRARY, shape.key) for shape in shapes_of(group, layouts, arch)]
     if TORCH in libraries:
         found.append(Subject(TORCH))
     halves = group.pattern in (DENSE, str(TWO_OF_FOUR))
@@ -90,10 +93,9 @@ def has_kernels(op: Op) -> bool:
     return isinstance(op, LinearOp) or op.groups == 1
 
 
-def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Shape, ...]:
-    """Our kernels that are worth measuring: each tile in each of the layouts that there is for this layer and dtype.
-
-    None for N:M, which is PyTorch's.
+def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS, arch: str = OLDEST_ARCH) -> tuple[Shape, ...]:
+    """Our kernels that are worth measuring on an architecture: each tile in each of the layouts that there is for this
+    layer and dtype. None for N:M, which is PyTorch's.
     """
     op, form, block = group.op, FORMATS[group.dtype], parse_pattern(group.pattern)
     if not has_kernels(op) or isinstance(block, NM):
@@ -107,7 +109,7 @@ def shapes_of(group: Group, layouts: Sequence[str] = BOTH_LAYOUTS) -> tuple[Shap
             return Shape(form, variant, layout, channel_chunk(op, group.block_cols, variant, form), image=True)
         return Shape(form, variant, layout, chunk_for(group.block_cols, variant, form))
 
-    variants = cuda_candidates(positions_of(op), rows)
+    variants = cuda_candidates(positions_of(op), rows, CudaTarget(arch), form)
     possible = [layout for layout in layouts if layout == ROWS or form.size == 2]
     return tuple(shape(variant, layout) for layout in possible for variant in variants)
 

@@ -24,10 +24,10 @@ from pruneaug.sparsity.patterns import TWO_OF_FOUR
 _LIBRARIES = {DENSE: (TORCH,), str(TWO_OF_FOUR): (TORCH_2_4,)}  # what computes a pattern beside our kernels
 
 
-def shapes_of_cells(cells: Iterable[Cell], dtype: str) -> list[Shape]:
-    """The kernels that may be measured for these cells, each once."""
+def shapes_of_cells(cells: Iterable[Cell], dtype: str, arch: str) -> list[Shape]:
+    """The kernels that may be measured for these cells on an architecture, each once."""
     groups = dict.fromkeys(_group(cell, dtype) for cell in cells)
-    return list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, NETWORK_LAYOUTS)))
+    return list(dict.fromkeys(shape for group in groups for shape in shapes_of(group, NETWORK_LAYOUTS, arch)))
 
 
 class CellWorker:
@@ -55,7 +55,8 @@ class CellWorker:
             f"earlier times were measured with another version of {difference}; they may have changed"
             for difference in check_gpu(platform, self._process.gpu())
         ]
-        shapes, folder = shapes_of_cells(cells, platform.dtype), ProgramFolder(self._process.kernels)
+        folder = ProgramFolder(self._process.kernels)
+        shapes = shapes_of_cells(cells, platform.dtype, platform.arch)
         self._lacking, warnings = compile_missing(shapes, platform.arch, folder, progress)
         self.warnings += warnings
 
@@ -66,7 +67,7 @@ class CellWorker:
         """
         best: dict[str, list[Subject]] = {}
         for group, cells in groupby(task.cells, lambda cell: _group(cell, task.platform.dtype)):
-            subjects, records = best.get(group.pattern) or self._subjects(group), []
+            subjects, records = best.get(group.pattern) or self._subjects(group, task.platform.arch), []
             for record in self._process.measure(group, subjects, task.platform.cpu):
                 self._journal.append(record)
                 records.append(record)
@@ -75,8 +76,8 @@ class CellWorker:
             for cell in cells:
                 yield cell_record(cell, task.platform, records)
 
-    def _subjects(self, group: Group) -> list[Subject]:
-        subjects = subjects_of(group, _LIBRARIES.get(group.pattern, ()), NETWORK_LAYOUTS)
+    def _subjects(self, group: Group, arch: str) -> list[Subject]:
+        subjects = subjects_of(group, _LIBRARIES.get(group.pattern, ()), NETWORK_LAYOUTS, arch)
         return [subject for subject in subjects if subject.variant not in self._lacking]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from pruneaug.errors import CompileError, InputError
+from pruneaug.errors import InputError
 from pruneaug.kernels.cuda.convolutions import conv_product
 from pruneaug.kernels.cuda.formats import Format
 from pruneaug.kernels.cuda.products import CudaCall, linear_product
@@ -64,7 +64,7 @@ def pack_layer(
     if given := variants.get(name):
         variant = parse_cuda_variant(given) if isinstance(given, str) else given
     else:
-        candidates = [found for found in cuda_candidates(_tokens(op), block.rows) if _fits(found, target)]
+        candidates = cuda_candidates(_tokens(op), block.rows, target, form)
         variant = choose(op, weights, candidates)
         if variant not in candidates:
             raise InputError(
@@ -79,11 +79,3 @@ def pack_layer(
 def _tokens(op: Op) -> int:
     """Rows of the product: of a convolution the output positions of all images."""
     return op.tokens if isinstance(op, LinearOp) else op.batch * op.out_size[0] * op.out_size[1]
-
-
-def _fits(variant: CudaVariant, target: CudaTarget) -> bool:
-    try:
-        variant.check(target)
-    except CompileError:
-        return False
-    return True

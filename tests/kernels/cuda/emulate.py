@@ -18,17 +18,24 @@ from pruneaug.kernels.cuda.target import CudaTarget
 HERE = Path(__file__).parent
 needs_gxx = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
 _FLAGS = ("-std=c++17", "-w", "-fPIC")
+_OBJECTS = ("emulator", "wgmma")
 _HELPER = re.compile(
-    r"^__forceinline__ __device__ (.+?) (tvm_builtin_\w+)\((.*?)\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL
+    r"^__forceinline__ __device__ (.+?) ((?:tvm_builtin|pruneaug)_\w+)\((.*?)\) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL
 )
 _ASM = re.compile(r'asm volatile\("([\w.:]+)([^"]*)"')
+_NOTHING = re.compile(r'asm volatile\(""')  # to the compiler, a change of its operands
+_WGMMA = re.compile(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.(f16|bf16)\.\2 \{(.*?)\}, (.*?);")
 _KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\((\d+)\) main_kernel\((.*?)\) \{')
 
 
 def _emulated(match):
     """A helper function whose one PTX instruction is a call of the function of emulator.h with its name."""
     returned, name, parameters, body = match.groups()
-    if asm := _ASM.search(body):
+    if product := _WGMMA.search(body):
+        body = _warpgroup_product(product, [parameter.split()[-1].lstrip("&") for parameter in parameters.split(",")])
+    elif _NOTHING.search(body):
+        body = ""
+    elif asm := _ASM.search(body):
         mnemonic, operands = asm.groups()
         constants = re.findall(r"(?<![%\w])\d+", operands)
         registers = [parameter.split()[-1].lstrip("&*") for parameter in parameters.split(",") if parameter]
@@ -36,6 +43,21 @@ def _emulated(match):
         assert [int(i) for i in re.findall(r"%(\d+)", operands)] == list(range(len(registers)))
         body = f"  ptx_{re.sub(r'[.:]', '_', mnemonic)}({', '.join(constants + registers)});\n"
     return f"inline {returned} {name}({parameters}) {{\n{body}}}"
+
+
+def _warpgroup_product(product, registers):
+    """Its operands are sums, two descriptors, a predicate that stands for the last register, and four constants."""
+    columns, kind, sums, others = product.groups()
+    count = int(columns) // 2
+    assert re.findall(r"\d+", sums) == [str(i) for i in range(count)]
+    left, right, predicate, *constants = others.split(", ")
+    assert (left, right, predicate, len(registers)) == (f"%{count}", f"%{count + 1}", "ps0", count + 3)
+    addresses = ", ".join(f"&{register}" for register in registers[:count])
+    operands = ", ".join([*registers[count:], *constants])
+    return (
+        f"  float* sums[] = {{{addresses}}};\n"
+        f"  ptx_wgmma_mma_async({columns}, {int(kind == 'bf16')}, sums, {operands});\n"
+    )
 
 
 def cpu_source(source):
@@ -52,7 +74,7 @@ def cpu_source(source):
     signature = ", ".join(f"{kind} {name}" for (kind, _), (_, name) in zip(taken, pairs))
     text = re.sub(r'extern "C" __global__ [^;{]*;\n', "", text, count=1)
     text = _KERNEL.sub(f"void main_kernel({signature}) {{", text)
-    text, shared = re.subn(r"extern __shared__ __align__\(128\) uchar (\w+)\[\];", r"uchar* \1 = gpu::shared;", text)
+    text, shared = re.subn(r"extern __shared__ __align__\(\d+\) uchar (\w+)\[\];", r"uchar* \1 = gpu::shared;", text)
     assert shared == 1
     numbers = iter(range(len(taken)))
     arguments = [
@@ -75,10 +97,11 @@ extern "C" int launch(int grid_x, int grid_y, long shared_bytes, int backwards, 
 
 @cache
 def _emulator():
-    """A folder with emulator.cc, compiled once."""
+    """A folder with the emulator's objects, compiled once."""
     folder = tempfile.TemporaryDirectory()
-    command = ["g++", *_FLAGS, "-O2", "-c", str(HERE / "emulator.cc"), "-o", f"{folder.name}/emulator.o"]
-    subprocess.run(command, check=True)
+    for name in _OBJECTS:
+        command = ["g++", *_FLAGS, "-O2", "-c", str(HERE / f"{name}.cc"), "-o", f"{folder.name}/{name}.o"]
+        subprocess.run(command, check=True)
     return folder
 
 
@@ -88,15 +111,21 @@ def compile_for_cpu(source):
     with tempfile.TemporaryDirectory() as folder:
         path, library = Path(folder) / "kernel.cc", Path(folder) / "kernel.so"
         path.write_text(code, encoding="utf-8")
-        command = ["g++", *_FLAGS, "-shared", f"-I{HERE}", str(path), f"{_emulator().name}/emulator.o"]
+        objects = [f"{_emulator().name}/{name}.o" for name in _OBJECTS]
+        command = ["g++", *_FLAGS, "-shared", f"-I{HERE}", str(path), *objects]
         built = subprocess.run([*command, "-o", str(library)], capture_output=True, text=True)
         assert built.returncode == 0, built.stderr[:3000]
         return ctypes.CDLL(str(library)), parameters, threads
 
 
+def target_of(variant):
+    """The oldest architecture that has what a variant needs."""
+    return CudaTarget("sm_90a" if variant.wgmma else "sm_80")
+
+
 @cache
 def _compiled(shape):
-    library, parameters, threads = compile_for_cpu(cuda_source(cuda_spmm(shape), CudaTarget("sm_80")))
+    library, parameters, threads = compile_for_cpu(cuda_source(cuda_spmm(shape), target_of(shape.variant)))
     assert threads == shape.variant.threads
     return library, parameters
 

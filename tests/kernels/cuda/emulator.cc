@@ -1,37 +1,15 @@
 // The threads of emulator.h, and its instructions.
-#include "emulator.h"
-
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <memory>
 #include <stdexcept>
 #include <string>
-#include <vector>
+
+#include "threads.h"
 
 namespace gpu {
 
 void fail(const char* what) { throw std::runtime_error(what); }
-
-enum class State { ready, at_warp, at_barrier, done };
-
-struct Copy {
-  uint32_t to;
-  const uint8_t* from;
-  uint32_t size;
-};
-
-struct Thread {
-  int index;
-  State state;
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
-  std::vector<std::vector<Copy>> groups;
-  std::vector<Copy> open;
-  const void* operands;
-};
 
 struct Range {
   const uint8_t *begin, *end;
@@ -42,7 +20,7 @@ uint8_t* shared;
 long shared_size;
 Thread* current;
 std::vector<Thread> threads;
-std::vector<int> arrived;  // lanes of each warp that wait for the others
+std::vector<int> arrived_at_warp, arrived_at_warpgroup;
 ucontext_t scheduler;
 std::vector<Range> arrays;
 bool eager;
@@ -52,23 +30,6 @@ std::string error;
 void yield(State state) {
   current->state = state;
   swapcontext(&current->context, &scheduler);
-}
-
-// What all lanes of a warp do together: the last that comes does it for all, `operands` of each at hand.
-template <typename Operands, typename Together>
-void together(Operands& own, Together body) {
-  int warp = current->index / 32;
-  current->operands = &own;
-  if (++arrived[warp] < 32) return yield(State::at_warp);
-  arrived[warp] = 0;
-  Operands* lanes[32];
-  for (int lane = 0; lane < 32; ++lane) {
-    Thread& thread = threads[warp * 32 + lane];
-    if (&thread != current && thread.state != State::at_warp) fail("a lane is missing at an instruction of its warp");
-    lanes[lane] = static_cast<Operands*>(const_cast<void*>(thread.operands));
-    thread.state = State::ready;
-  }
-  body(lanes);
 }
 
 void check_global(const void* address, size_t size) {
@@ -90,10 +51,16 @@ uint8_t* shared_at(uint32_t address, size_t size) {
   return shared + address;
 }
 
+void store_shared(uint32_t to, const void* from, uint32_t size) {
+  std::memcpy(shared_at(to, size), from, size);
+  current->unfenced.push_back({to, size});
+  forget_unfenced(to, size);
+}
+
 void perform(const Copy& copy) {
-  uint8_t* to = shared_at(copy.to, 16);
-  std::memset(to, 0, 16);
-  std::memcpy(to, copy.from, copy.size);
+  uint8_t bytes[16] = {};
+  std::memcpy(bytes, copy.from, copy.size);
+  store_shared(copy.to, bytes, 16);
 }
 
 float as_float(uint32_t bits) {
@@ -291,8 +258,8 @@ void ptx_st_global_v4_b32(const void* to, uint32_t a, uint32_t b, uint32_t c, ui
 }
 void ptx_st_global_v2_b32(const void* to, uint32_t a, uint32_t b) { store_global(to, a, b); }
 void ptx_st_global_b32(const void* to, uint32_t a) { store_global(to, a); }
-void ptx_st_shared_b16(uint32_t to, uint16_t value) { std::memcpy(gpu::shared_at(to, 2), &value, 2); }
-void ptx_st_shared_b32(uint32_t to, uint32_t value) { std::memcpy(gpu::shared_at(to, 4), &value, 4); }
+void ptx_st_shared_b16(uint32_t to, uint16_t value) { gpu::store_shared(to, &value, 2); }
+void ptx_st_shared_b32(uint32_t to, uint32_t value) { gpu::store_shared(to, &value, 4); }
 
 // CUDA C++.
 
@@ -315,6 +282,7 @@ void (*kernel)();
 void start() {
   try {
     kernel();
+    check_finished();
   } catch (const std::exception& failure) {
     error = failure.what();
   }
@@ -341,13 +309,16 @@ bool run_ready(int warp) {
 void run_block(int count, bool backwards) {
   std::memset(shared, 0xff, shared_size);
   threads.resize(count);
-  arrived.assign(count / 32, 0);
+  arrived_at_warp.assign(count / 32, 0);
+  arrived_at_warpgroup.assign((count + 127) / 128, 0);
+  reset_warpgroups(count);
   for (int i = 0; i < count; ++i) {
     Thread& thread = threads[i];
     thread.index = i;
     thread.state = State::ready;
     thread.groups.clear();
     thread.open.clear();
+    thread.unfenced.clear();
     if (!thread.stack) thread.stack.reset(new char[1 << 16]);
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();

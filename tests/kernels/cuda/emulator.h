@@ -4,7 +4,9 @@
 // Stricter than a GPU: memory outside of an array, addresses that are not aligned, bank conflicts of ldmatrix, and
 // threads that wait for one another for ever are errors; shared memory holds NaN at first. Copies are done as late as
 // they may be, when they are waited for, or at once, and warps run one after the other in a given order from barrier to
-// barrier, so that a barrier or a wait that is missing shows as a wrong result.
+// barrier, so that a barrier or a wait that is missing shows as a wrong result. Products of warpgroups are done at once
+// where copies are late, and late where copies are at once; what a thread has written to shared memory is NaN to them
+// until its next proxy fence.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -84,6 +86,14 @@ void ptx_st_global_v2_b32(const void* to, uint32_t a, uint32_t b);
 void ptx_st_global_b32(const void* to, uint32_t a);
 void ptx_st_shared_b16(uint32_t to, uint16_t value);
 void ptx_st_shared_b32(uint32_t to, uint32_t value);
+
+// Of sm_90a. `sums` are the addresses of a thread's registers; kind: 0 f16, 1 bf16.
+void ptx_wgmma_mma_async(int columns, int kind, float* const* sums, uint64_t a, uint64_t b, uint32_t accumulates,
+                         int scale_a, int scale_b, int transposed_a, int transposed_b);
+void ptx_wgmma_fence_sync_aligned();
+void ptx_wgmma_commit_group_sync_aligned();
+void ptx_wgmma_wait_group_sync_aligned(int pending);
+void ptx_fence_proxy_async_shared__cta();
 
 // CUDA C++.
 

@@ -1,5 +1,6 @@
 """Kernels as CUDA C++, and as machine code by NVRTC, both without a GPU."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
@@ -12,10 +13,11 @@ from pruneaug.kernels.cuda.spmm import cuda_spmm
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import parse_cuda_variant
 
-SM80 = CudaTarget("sm_80")
+SM80, SM90A = CudaTarget("sm_80"), CudaTarget("sm_90a")
 needs_nvrtc = pytest.mark.skipif(
     not find_spec("cuda") or not find_spec("cuda.bindings"), reason="needs NVRTC: pip install 'pruneaug[gpu]'"
 )
+ADDED_WAITS = re.compile(r"C7517|C7510|instructions are serialized|warpgroup.wait is injected")
 SHAPES = {
     "float16 rows": Shape(FLOAT16, parse_cuda_variant("t128n128k32s4w2x2"), "rows", 16, "gelu", True),
     "bfloat16 columns": Shape(BFLOAT16, parse_cuda_variant("t64n64k32s4w2x2"), "columns", 1),
@@ -23,6 +25,11 @@ SHAPES = {
     "float32 rows": Shape(FLOAT32, parse_cuda_variant("t16n64k64s4w1x2"), "rows", 16),
     "float16 gathered": Shape(FLOAT16, parse_cuda_variant("t64n32k64s4w2x2"), "rows", 1),
     "float16 images": Shape(FLOAT16, parse_cuda_variant("t64n32k64s4w2x2"), "rows", 16, image=True),
+    "bfloat16 warpgroups": Shape(BFLOAT16, parse_cuda_variant("t128n256k64s4g2x1"), "rows", 64, "gelu", True),
+    "float16 warpgroups columns": Shape(FLOAT16, parse_cuda_variant("t256n128k64s4g1x2"), "columns", 1, "gelu", True),
+    "bfloat16 warpgroups images": Shape(
+        BFLOAT16, parse_cuda_variant("t256n128k64s4g2x1"), "rows", 32, "gelu", True, image=True
+    ),
     "bfloat16 images gathered": Shape(BFLOAT16, parse_cuda_variant("t64n32k64s4w2x2"), "rows", 1, image=True),
 }
 INSTRUCTIONS = {
@@ -33,12 +40,15 @@ INSTRUCTIONS = {
     "float16 gathered": ["ld.global.nc.b16", "st.shared.b16"],
     "float16 images": ["cp.async.cg.shared.global", "ld.global.nc.v4.b32", "f32.f16.f16.f32"],
     "bfloat16 images gathered": ["ld.global.nc.b16", "st.shared.b16", "ld.global.nc.v4.b32"],
+    "bfloat16 warpgroups": ["m64n256k16.f32.bf16.bf16", "cp.async.wait_group 1", "fence.proxy.async.shared::cta"],
+    "float16 warpgroups columns": ["m64n256k16.f32.f16.f16", "ps0, 1, 1, 0, 1;", "wgmma.wait_group.sync.aligned 1"],
+    "bfloat16 warpgroups images": ["m64n128k16.f32.bf16.bf16", "ps0, 1, 1, 0, 0;", "ld.global.nc.v4.b32"],
 }
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_source_has_the_instructions(name):
-    source = cuda_source(cuda_spmm(SHAPES[name]), SM80)
+    source = cuda_source(cuda_spmm(SHAPES[name]), SM90A if SHAPES[name].variant.wgmma else SM80)
     assert all(
         f" {' '.join(instruction.split())}" in source or instruction in source for instruction in INSTRUCTIONS[name]
     )
@@ -55,6 +65,22 @@ def test_machine_code_keeps_its_sums_in_registers(name, arch):
     assert code.cubin.startswith(b"\x7fELF")
     assert code.spilled_bytes == 0
     assert variant.least_registers <= code.registers <= target.registers(variant.threads)
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("name", [name for name in SHAPES if "warpgroups" in name])
+def test_the_compiler_adds_no_wait_for_products_of_warpgroups(name):
+    """Where it finds that sums of running products are used, it adds waits, or runs them one by one, and says so."""
+    source = cuda_source(cuda_spmm(SHAPES[name]), SM90A)
+    code = assemble(source, SM90A)
+    assert code.spilled_bytes == 0
+    assert SHAPES[name].variant.least_registers <= code.registers <= SM90A.registers(SHAPES[name].variant.threads)
+    assert not ADDED_WAITS.search(code.log)
+    ((sums, commit),) = re.findall(
+        r"pruneaug_settle\((\w+)\[0\]\);.*?(\w+commit_group_sync_aligned\(\);)", source, re.DOTALL
+    )
+    used = f"{commit} {sums}[0] += 1.0f;".join(source.rsplit(commit, 1))
+    assert ADDED_WAITS.search(assemble(used, SM90A).log)
 
 
 @needs_nvrtc

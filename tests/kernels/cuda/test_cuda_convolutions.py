@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from emulate import compile_for_cpu, emulate, needs_gxx
+from emulate import compile_for_cpu, emulate, needs_gxx, target_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cuda_products import ACTIVATIONS, EPSILON, PLAIN, SM80, array, block_mask, held, rows_of
@@ -43,7 +43,8 @@ def check(
     residual = torch.randn(out_shape, generator=generator) if epilogue.residual else None
     mask = block_mask(*op.matrix_shape, block, density, generator) if mask is None else mask
     weights = Weights(weight_matrix(weight), mask, offsets)
-    call = conv_product(op, weights, block[1], parse_cuda_variant(variant), form, SM80, epilogue)
+    tile = parse_cuda_variant(variant)
+    call = conv_product(op, weights, block[1], tile, form, target_of(tile), epilogue)
 
     top, left, bottom, right = op.padding
     kept = torch.where(weight_from_matrix(mask, weight.shape), held(weight, form), 0.0)

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 import tvm
-from emulate import needs_gxx
+from emulate import needs_gxx, target_of
 from fake_driver import FakeApi, fake_program
 from test_cuda_products import rows_of
 
@@ -28,6 +28,7 @@ KEYS = [
     "float16-rows-c16-none-t64n32k32s3w2x1",
     "bfloat16-columns-c1-gelu-residual-t128n64k64s3w4x2",
     "tf32-rows-c16-none-t16n64k64s4w1x2",
+    "bfloat16-rows-c64-none-t128n256k64s4g2x1",
 ]
 SMALL = parse_shape(KEYS[0])
 LARGE = parse_shape("float16-rows-c32-none-t128n64k64s3w4x2")
@@ -57,7 +58,7 @@ def host_call(shape):
                 seen.append(str(module["main"]))
 
     with tvm.transform.PassContext(instruments=[Instrument()]):
-        build(cuda_spmm(shape), SM80)
+        build(cuda_spmm(shape), target_of(shape.variant))
     arguments, tags = _CALL.search(seen[-1]).groups()
     words, tags = arguments.split(", "), [tag.strip(' "') for tag in tags.split(",")]
     return words[: -len(tags)], dict(zip(tags, words[-len(tags) :]))
@@ -69,7 +70,7 @@ def test_kernels_are_launched_as_tvm_would_launch_them(key):
     arguments, launch = host_call(shape)
     names = [re.sub(r"_\d+\.data$", "", word) for word in arguments]
     pointers = [word.endswith(".data") for word in arguments]
-    taken = parameters_of(cuda_source(cuda_spmm(shape), SM80))
+    taken = parameters_of(cuda_source(cuda_spmm(shape), target_of(shape.variant)))
     # Of what the host hands over the compiler of the source drops what is never read.
     assert [name for name in names if name in dict(taken)] == [name for name, _ in taken]
     assert [kind == "pointer" for _, kind in taken] == [p for p, name in zip(pointers, names) if name in dict(taken)]

@@ -6,7 +6,7 @@ from itertools import cycle, islice
 import pytest
 import torch
 import torch.nn.functional as F
-from emulate import emulate, needs_gxx
+from emulate import emulate, needs_gxx, target_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,8 @@ def check(
     offsets = torch.randn(op.out_features, generator=generator) if bias else None
     residual = torch.randn(op.tokens, op.out_features, generator=generator) if epilogue.residual else None
     mask = block_mask(*op.matrix_shape, block, density, generator) if mask is None else mask
-    call = linear_product(op, Weights(matrix, mask, offsets), block[1], variant, form, layout, SM80, epilogue)
+    target = target_of(variant)
+    call = linear_product(op, Weights(matrix, mask, offsets), block[1], variant, form, layout, target, epilogue)
     want = F.linear(held(x, form), torch.where(mask, held(matrix, form), 0.0))
     want = want if offsets is None else want + offsets
     want = want if residual is None else want + residual.to(form.torch_dtype).double()

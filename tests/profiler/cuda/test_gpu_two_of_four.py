@@ -46,7 +46,7 @@ def test_no_kernel_of_ours_computes_it():
     assert subjects_of(group(), ["torch-2:4"]) == (HALF,)
     assert subjects_of(group(dtype="tf32"), ["torch-2:4"]) == ()
     cells = [Cell(OP, "dense", 0.0), Cell(OP, "nm:2:4", 0.5)]
-    assert shapes_of_cells(cells, "bfloat16") == shapes_of_cells(cells[:1], "bfloat16")
+    assert shapes_of_cells(cells, "bfloat16", "sm_80") == shapes_of_cells(cells[:1], "bfloat16", "sm_80")
 
 
 def test_masks_for_measuring_are_two_of_four():
