@@ -254,6 +254,7 @@ def test_a_kernel_that_crashes_costs_one_cell(write, tmp_path, monkeypatch):
     from fake_driver import fake_program
 
     monkeypatch.setattr("pruneaug.api.job.detect_gpu", lambda index: GPU)
+    monkeypatch.setattr(OpenJob, "rest", lambda self: "measured before")
     process = partial(GpuProcess, device="fake_gpu:emulated", budget_s=0.0)
     monkeypatch.setattr(profiling, "GpuProcess", process)
     changes = {"platform__batch": 16, "space__patterns": ["block:16x16"], "space__sparsities": [0.5]}

@@ -77,6 +77,16 @@ def registers(count: int, dtype: str = "uint32") -> Any:
     return T.alloc_buffer((count,), dtype, scope="local")
 
 
+def opaque(value: Any) -> Any:
+    """The int32 value, in a register that TVM does not look into.
+
+    What `T.bind` binds is simplified again in every index that it is part of, which can take seconds of compiling.
+    """
+    cell = registers(1, "int32")
+    T.buffer_store(cell, value, [0])
+    return cell[0]
+
+
 def load_fragments(shared: Any, at: Any, words: Any, first: int, transposed: bool = False) -> None:
     """words[first : first + 4] from four matrices of 8 rows of 16 bytes; `at` is this lane's row of one of them."""
     name = f"ldmatrix.sync.aligned.m8n8.x4{'.trans' if transposed else ''}.shared.b16"

@@ -107,8 +107,8 @@ def _in_bands(variant: CudaVariant, scalars: Scalars | ImageScalars, x: Any, y: 
     band = T.bind(T.truncdiv(number, wide * groups))
     within = T.bind(number - band * (wide * groups))
     width = T.bind(T.min(tiles - band * wide, wide))
-    group = T.bind(T.truncdiv(within, width))
-    return T.bind(band * wide + within - group * width), group
+    group = gpu.opaque(T.truncdiv(within, width))
+    return gpu.opaque(band * wide + within - group * width), group
 
 
 def _block(
