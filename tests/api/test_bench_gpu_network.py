@@ -46,6 +46,7 @@ def fake(monkeypatch):
         compiled.extend(shapes)
         return [Program(shape, arch, (), 32, 0, b"") for shape in shapes]
 
+    monkeypatch.setattr(KERNELS, "_programs", {})  # which other tests launch
     monkeypatch.setattr(KERNELS, "launch", lambda shape, scalars, arguments: arguments["y"].zero_())
     monkeypatch.setattr("pruneaug.profiler.local_gpu.compiled_programs", programs)
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
