@@ -32,7 +32,7 @@ from pruneaug.profiler.gpu_networks import (
     time_on_gpu,
     torch_subject,
 )
-from pruneaug.profiler.local_gpu import LocalGpu, own_subject
+from pruneaug.profiler.local_gpu import LocalGpu, clock_warnings, own_subject
 from pruneaug.profiler.network import ROUNDS
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.registry import did_you_mean
@@ -126,7 +126,7 @@ def bench_gpu_network(
         [*subjects, own_subject(OWN_SPARSE, pruned, case.inputs, lambda: ours)], case.inputs, dtype, device,
         rounds=rounds, progress=stage(progress, "Bench"),
     )  # fmt: skip
-    after, warnings = device.state(), there.warnings()
+    after = device.state()
     return {
         "network": name,
         **case.facts,
@@ -135,7 +135,7 @@ def bench_gpu_network(
         "predicted_ms": None,
         "rest": None,
         "patterns": [],
-        "warnings": list(warnings),
+        "warnings": list(clock_warnings(after)),
         "dtype": dtype,
         "gpu": device.gpu.to_json(),
         "state": {"before": before.to_json(), "after": after.to_json()},

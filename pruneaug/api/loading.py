@@ -34,8 +34,8 @@ def load(
     """A compiled network: of a checkpoint's folder, or of a file that `save` wrote.
 
     A checkpoint is compiled for this machine, for inputs of the exported shapes: for its first GPU, if the export was
-    for one. A file is machine code: load only what
-    you trust; the other arguments are for checkpoints. A file of a network for a GPU needs a GPU of its architecture.
+    for one. A file is machine code: load only what you trust; the other arguments are for checkpoints. A file of a
+    network for a GPU needs a GPU of its architecture.
 
     `model` is a network of the same modules, needed where the job did not name one; it is changed: the weights are
     loaded into it. `trust_code` lets the checkpoint name the `package.module:callable` that builds its network.

@@ -13,7 +13,7 @@ from torch import nn
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.variants import CudaVariant
 from pruneaug.platforms.cuda import check_gpu
-from pruneaug.platforms.gpu_state import held_down
+from pruneaug.platforms.gpu_state import GpuState, held_down
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.cuda.device import Device, TorchDevice
 from pruneaug.profiler.cuda.programs import compiled_programs
@@ -76,9 +76,14 @@ class LocalGpu:
 
     def warnings(self) -> tuple[str, ...]:
         """Whether something holds the clocks down now."""
-        reasons = held_down(self.device.state().held_down_by)
-        told = f"clocks were held down by {', '.join(reasons)}; ratios within a run still compare"
-        return (told,) if reasons else ()
+        return clock_warnings(self.device.state())
+
+
+def clock_warnings(state: GpuState) -> tuple[str, ...]:
+    """A warning if something held the clocks down."""
+    reasons = held_down(state.held_down_by)
+    told = f"clocks were held down by {', '.join(reasons)}; ratios within a run still compare"
+    return (told,) if reasons else ()
 
 
 def time_on_local_gpu(

@@ -86,8 +86,9 @@ def build_graph(
         name, held = layer.call.name, precise[layer.call.node]
         return pack_layer(name, layer.op, held, layer.epilogue, form, target, choose, named)
 
-    two_of_four = [call for call, _ in calls if call.node in precise and named.get(call.name) == TORCH_2_4]
-    others = [call for call, _ in calls if call.node in precise and call not in two_of_four]
+    taken = [call for call, _ in calls if call.node in precise]
+    two_of_four = [call for call in taken if named.get(call.name) == TORCH_2_4]
+    others = [call for call in taken if named.get(call.name) != TORCH_2_4]
     halves, refused = replace_semi_structured(graph, two_of_four, precise, form, device, compress)
     products, unfit = replace_layers(graph, others, pack, device)
     arrange_kernels(graph, torch.channels_last)
