@@ -68,10 +68,11 @@ def bench_gpu_kernels(
     against: Sequence[str] = (TORCH,),
     timeout_s: float = TIMEOUT_S,
     budget_s: float = BUDGET_S,
+    index: int = 0,
     device: str = DEVICE,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure layers on the first GPU: dense, and in every pattern at every sparsity.
+    """Measure layers on the GPU `index`: dense, and in every pattern at every sparsity.
 
     `kernels` is a folder of `compile_gpu_kernels`; what it lacks is compiled if TVM is installed, else left out with a
     warning. `records` is a file to which every time is appended; what it has already is not measured again. `against`
@@ -85,7 +86,7 @@ def bench_gpu_kernels(
     _check_libraries(against)
     blocks, folder = check_patterns(patterns), ProgramFolder(Path(kernels))
     groups = groups_of(layers, dtypes, blocks, sparsities)
-    with GpuProcess(folder.path, timeout_s=timeout_s, budget_s=budget_s, device=device) as process:
+    with GpuProcess(folder.path, timeout_s=timeout_s, budget_s=budget_s, device=device, index=index) as process:
         gpu = process.gpu()
         shapes = [shape for group in groups for shape in shapes_of(group, arch=gpu.arch)]
         lacking, warnings = compile_missing(shapes, gpu.arch, folder, stage(progress, "Compile"))

@@ -90,10 +90,11 @@ def bench_gpu_network(
     seed: int = 0,
     kernels: str | Path = KERNELS_FOLDER,
     trust_code: bool = False,
+    index: int = 0,
     gpu: LocalGpu | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure a network by its name, or a checkpoint's, on a GPU, the first one: pruned by us, dense in `against`.
+    """Measure a network by its name, or a checkpoint's, on the GPU `index`: pruned by us, dense in `against`.
 
     Weights and activations are of `dtype`. Layers that are not pruned are PyTorch's, and torch.compile fuses what is
     between our kernels. All runtimes are recorded in CUDA graphs and timed in turns by the GPU's events. `kernels` is a
@@ -106,7 +107,7 @@ def bench_gpu_network(
     """
     check_gpu_runtimes(against)
     _check(dtype, batch, rounds)
-    there = gpu or LocalGpu(folder=kernels)
+    there = gpu or LocalGpu(index, kernels)
     device = there.device
     case = _case(name, pruning, sample, batch, seed, trust_code, device.torch_device)
     platform = gpu_platform(device.gpu, dtype=dtype)

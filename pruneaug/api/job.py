@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from pruneaug.errors import InputError, LatencyTableError
+from pruneaug.errors import LatencyTableError
 from pruneaug.latency.rest import Rest, network_digest, read_rest
 from pruneaug.latency.store import LatencyStore
 from pruneaug.latency.table import RUNTIME_LIBRARY, LatencyTable
@@ -25,7 +25,8 @@ from pruneaug.profiler.local_gpu import LocalGpu
 from pruneaug.profiler.place import Place
 from pruneaug.profiler.plan import DENSE_LIBRARIES
 from pruneaug.profiler.remote.detect import detect_remote
-from pruneaug.profiler.remote.gpu import NETWORKS_NOT_TIMED, detect_remote_gpu
+from pruneaug.profiler.remote.gpu import detect_remote_gpu
+from pruneaug.profiler.remote.gpu_networks import GpuOverRpc
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import load_job, parse_job
 from pruneaug.spec.models import JobSpec
@@ -86,11 +87,13 @@ class OpenJob:
 
     @cached_property
     def place(self) -> Place:
-        """Where the job's networks are timed. Raises InputError for a GPU that is reached by RPC."""
+        """Where the job's networks are timed."""
         spec = self.spec.platform
-        if spec.has_remote_gpu:
-            raise InputError(NETWORKS_NOT_TIMED)
-        return Place(self.platform, spec.remote, None if spec.gpu is None else LocalGpu(spec.gpu, spec.kernels))
+        if spec.gpu is None:
+            return Place(self.platform, spec.remote)
+        if spec.remote is None:
+            return Place(self.platform, gpu=LocalGpu(spec.gpu, spec.kernels))
+        return Place(self.platform, gpu=GpuOverRpc(spec.remote, spec.gpu))
 
     def _known_platform(self) -> Platform | None:
         """What lies beside the table of a platform that need not be at hand, by its name."""
@@ -138,7 +141,7 @@ class OpenJob:
         if rest is None:
             raise LatencyTableError(
                 f"a search needs the measured rest of the network, but {self.store.folder} has none for it; "
-                + (NETWORKS_NOT_TIMED if self.spec.platform.has_remote_gpu else "run `pruneaug profile JOB` first")
+                "run `pruneaug profile JOB` first"
             )
         return self.store.table().scaled(rest.layer_factor), rest.rest_us, warnings
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pruneaug.api.job import Job, OpenJob, open_job
-from pruneaug.api.profiling import cells_to_measure
+from pruneaug.api.profiling import cells_to_measure, seconds_to_profile
 from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.network import predict
 from pruneaug.platforms import match_platform
@@ -21,8 +21,6 @@ from pruneaug.searcher.space import build_space
 from pruneaug.searcher.study import make_plugins
 from pruneaug.spec.models import TrainSpec
 from pruneaug.tasks.protocol import Task
-
-_CELL_S = 0.2  # about what one cell of a profile takes
 
 
 def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
         "space_size": None,
         "latency_ms_dense": None,
         "latency_ms_best": None,
-        "seconds_profile": missing * _CELL_S,
+        "seconds_profile": seconds_to_profile(opened),
         "seconds_dense_training": 0.0 if opened.task.trained else _training_s(opened, opened.spec.task.train, step_s),
         "seconds_search": search.trials * _training_s(opened, training.trial, step_s)
         + _training_s(opened, training.final, step_s),

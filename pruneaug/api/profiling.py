@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,11 +18,12 @@ from pruneaug.latency.rest import alike, sampled_sparsities, write_rest
 from pruneaug.network.layers import Network
 from pruneaug.network.ops import Op
 from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, groups_of, has_kernels, shapes_of
-from pruneaug.profiler.cuda.process import GpuProcess
+from pruneaug.profiler.cuda.cells import shapes_of_cells
+from pruneaug.profiler.cuda.process import BUDGET_S, GpuProcess
 from pruneaug.profiler.cuda.profile import profile_gpu
-from pruneaug.profiler.plan import plan, wanted
+from pruneaug.profiler.plan import Cell, plan, wanted
 from pruneaug.profiler.remote.detect import warnings_of
-from pruneaug.profiler.remote.gpu import NETWORKS_NOT_TIMED, remote_gpu
+from pruneaug.profiler.remote.gpu import remote_gpu
 from pruneaug.profiler.rest import measure_rest, sample_network
 from pruneaug.profiler.run import (
     DEFAULT_MEASURER,
@@ -36,6 +39,9 @@ from pruneaug.sparsity.patterns import parse_pattern
 from pruneaug.spec.platform import PlatformSpec
 from pruneaug.tasks.protocol import Task
 
+# About what one cell takes: on a GPU its rounds last for BUDGET_S, and weights are made and checked before.
+_CELL_S, _GPU_CELL_S = 0.2, 2 * BUDGET_S
+_KERNEL_S = 0.3  # to compile a kernel for a GPU
 _REMOTE_WAITS = 5  # timeouts of a device: its measuring process waits too, and tells more
 
 
@@ -54,8 +60,6 @@ def profile(
 def profile_job(job: OpenJob, measurer: str | None = None, progress: Progress | None = None) -> ProfileResult:
     """`profile` for a job that is already open."""
     result = _profile_layers(job, measurer, progress)
-    if job.spec.platform.has_remote_gpu:
-        return replace(result, warnings=(*result.warnings, NETWORKS_NOT_TIMED))
     with sole_profile(job.store.folder):
         if job.rest() is None:
             told = stage(progress, "Whole network")
@@ -101,16 +105,18 @@ def _profile_layers(job: OpenJob, measurer: str | None, progress: Progress | Non
     told = stage(progress, "Profile")
     if spec.gpu is not None and measurer is None:
         compiling = stage(progress, "Compile")
-        with _gpu_process(spec, spec.gpu) as process:
-            return profile_gpu(*cells, process, dense_only=dense_only, compiling=compiling, progress=told)
+        with ExitStack() as stack:
+            processes = [stack.enter_context(process) for process in _gpu_processes(spec, spec.gpu)]
+            return profile_gpu(*cells, processes, dense_only=dense_only, compiling=compiling, progress=told)
     return profile_ops(*cells, dense_only=dense_only, libraries=job.libraries, progress=told, **_how(job, measurer))
 
 
-def _gpu_process(spec: PlatformSpec, index: int) -> GpuProcess:
-    kernels = Path(spec.kernels)
-    if spec.remote is not None:
-        return remote_gpu(kernels, spec.remote, index=index)
-    return GpuProcess(kernels, index=index)
+def _gpu_processes(spec: PlatformSpec, index: int) -> list[GpuProcess]:
+    """One for each GPU that measures; none of them is started."""
+    kernels, remote = Path(spec.kernels), spec.remote
+    if remote is None:
+        return [GpuProcess(kernels, index=index)]
+    return [remote_gpu(kernels, remote, index=index) for _ in range(remote.devices)]
 
 
 def _dense_only(job: OpenJob) -> frozenset[Op]:
@@ -150,8 +156,21 @@ def cells_to_measure(job: OpenJob) -> tuple[int, int]:
     """(cells without a time, cells in all) of the job's profile."""
     ops = [layer.op for layer in job.network.layers]
     patterns, sparsities = measured_choices(job.network, job.spec.space)
-    dense_only = _dense_only(job)
-    return (
-        len(plan(ops, patterns, sparsities, job.store, job.libraries, dense_only)),
-        len(wanted(ops, patterns, sparsities, job.libraries, dense_only)),
-    )
+    return len(_missing(job)), len(wanted(ops, patterns, sparsities, job.libraries, _dense_only(job)))
+
+
+def seconds_to_profile(job: OpenJob) -> float:
+    """About what the job's profile will take, on a GPU with the kernels that are to be compiled."""
+    spec, cells = job.spec.platform, _missing(job)
+    devices = 1 if spec.remote is None else spec.remote.devices
+    if spec.gpu is None:
+        return len(cells) * _CELL_S / devices
+    arch = job.platform.arch
+    kernels = ProgramFolder(Path(spec.kernels)).missing(shapes_of_cells(cells, spec.dtype, arch), arch)
+    return len(cells) * _GPU_CELL_S / devices + len(kernels) * _KERNEL_S / (os.cpu_count() or 1)
+
+
+def _missing(job: OpenJob) -> tuple[Cell, ...]:
+    ops = [layer.op for layer in job.network.layers]
+    patterns, sparsities = measured_choices(job.network, job.spec.space)
+    return plan(ops, patterns, sparsities, job.store, job.libraries, _dense_only(job))

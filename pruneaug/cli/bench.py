@@ -12,7 +12,7 @@ from pruneaug.api.bench_gpu_network import Pruning
 from pruneaug.api.bench_kernels import FLOAT32, LIBRARIES, bench_kernels
 from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint, layers_of
 from pruneaug.api.benching import BASELINES, bench
-from pruneaug.cli.gpu import CPU, CUDA, check_device, run_network_on_gpu, run_on_gpu
+from pruneaug.cli.gpu import gpu_of, run_network_on_gpu, run_on_gpu
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.cli.tables import bench_table, kernels_table
 from pruneaug.errors import InputError
@@ -55,7 +55,7 @@ Vocabulary = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the random weights and inputs; default: 0.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or a GPU by its number, as cuda:1.")]
 KernelsFolder = Annotated[
     str, typer.Option("--kernels", metavar="FOLDER", help="On a GPU: compiled kernels, read and written.")
 ]
@@ -92,7 +92,7 @@ def network(
             f"of {', '.join(RUNTIMES)}, on a GPU of {', '.join(GPU_RUNTIMES)}."
         ),
     ] = None,
-    device: Device = CPU,
+    device: Device = "cpu",
     kernels_folder: KernelsFolder = KERNELS_FOLDER,
     compile_for: CompileFor = None,
     batch: Batch = None,
@@ -105,8 +105,8 @@ def network(
     as_json: Json = False,
 ) -> None:
     """Measure a whole network, pruned and dense, in turns with other runtimes."""
-    check_device(device, threads, compile_for)
-    if device == CUDA:
+    index = gpu_of(device, threads, compile_for)
+    if index is not None:
         run_network_on_gpu(
             name,
             pruning=_pruning(pattern, sparsity, layers),
@@ -118,6 +118,7 @@ def network(
             trust_code=trust_code,
             against=None if against is None else _rivals(against, GPU_RUNTIMES),
             rounds=rounds,
+            index=index,
             compile_for=compile_for,
             as_json=as_json,
         )
@@ -167,7 +168,7 @@ def kernels(
             "torch-2:4; `none`: only us."
         ),
     ] = ",".join(LIBRARIES),
-    device: Device = CPU,
+    device: Device = "cpu",
     kernels_folder: KernelsFolder = KERNELS_FOLDER,
     compile_for: CompileFor = None,
     records: Annotated[
@@ -184,7 +185,7 @@ def kernels(
     as_json: Json = False,
 ) -> None:
     """Measure layers by our kernels and by dense libraries, beside the peak of the CPU, or on a GPU."""
-    check_device(device, threads, compile_for)
+    index = gpu_of(device, threads, compile_for)
     ops: list[Any] = list(op or ())
     if not ops and network is None:
         raise InputError(
@@ -194,7 +195,7 @@ def kernels(
         sample = _sample(shape, vocabulary)
         model, inputs = build_network(network, sample=sample, batch=batch or 1, trust_code=trust_code)
         ops += [layer.op for layer in layers_of(network, model, inputs).layers]
-    if device == CUDA:
+    if index is not None:
         run_on_gpu(
             ops,
             patterns=_split(pattern or "block:64x64"),
@@ -203,6 +204,7 @@ def kernels(
             against=_rivals(against, GPU_LIBRARIES),
             kernels=kernels_folder,
             records=records,
+            index=index,
             compile_for=compile_for,
             as_json=as_json,
         )

@@ -16,19 +16,25 @@ from pruneaug.cli.tables import bench_table
 from pruneaug.errors import InputError
 from pruneaug.profiler.gpu_networks import GPU_RUNTIMES
 from pruneaug.report import Progress
+from pruneaug.spec.platform import gpu_number
 
-CPU, CUDA = "cpu", "cuda"
 _WORDS = ("pattern", "by", "kernel")
 
 
-def check_device(device: str, threads: int | None, compile_for: str | None) -> None:
-    """Raises InputError for a device that is none, and for options of the other."""
-    if device not in (CPU, CUDA):
-        raise InputError(f"--device must be {CPU} or {CUDA}, but got {device!r}; choose one")
-    if device == CUDA and threads is not None:
-        raise InputError(f"--threads is for the CPU, but got --threads {threads} with --device cuda; leave it out")
-    if device == CPU and compile_for is not None:
-        raise InputError(f"--compile-for is for a GPU, but got it with --device {CPU}; add --device cuda")
+def gpu_of(device: str, threads: int | None, compile_for: str | None) -> int | None:
+    """The number of the GPU; None: the CPU.
+
+    Raises InputError for a device that is none, and for options of the other kind.
+    """
+    try:
+        index = gpu_number(device)
+    except ValueError as error:
+        raise InputError(f"--device: {error}; choose one") from None
+    if index is not None and threads is not None:
+        raise InputError(f"--threads is for the CPU, but got --threads {threads} with --device {device}; leave it out")
+    if index is None and compile_for is not None:
+        raise InputError(f"--compile-for is for a GPU, but got it with --device {device}; add --device cuda")
+    return index
 
 
 def run_on_gpu(
@@ -70,6 +76,7 @@ def run_network_on_gpu(
     compile_for: str | None,
     against: Sequence[str] | None,
     rounds: int,
+    index: int,
     as_json: bool,
     **common: Any,
 ) -> None:
@@ -78,7 +85,7 @@ def run_network_on_gpu(
         common["progress"] = progress.update
         if compile_for is None:
             rivals = GPU_RUNTIMES if against is None else against
-            result = bench_gpu_network(name, against=rivals, rounds=rounds, **common)
+            result = bench_gpu_network(name, against=rivals, rounds=rounds, index=index, **common)
         else:
             result = compile_gpu_network(name, compile_for, **common)
     if compile_for is not None:

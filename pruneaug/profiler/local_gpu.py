@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pruneaug.runtime.cuda.choice import Choose, largest_that_fills
 from pruneaug.runtime.cuda.network import CudaNetwork
 from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
 from pruneaug.runtime.cuda.recording import GraphRecorder, Recorder
+from pruneaug.runtime.plan import Plans
 from pruneaug.spec.platform import KERNELS_FOLDER
 
 
@@ -37,13 +39,13 @@ class LocalGpu:
         *,
         make_device: Callable[[int], Device] = TorchDevice,
         recorder: Recorder | None = None,
-        kernels: LoadedKernels = KERNELS,
+        kernels: LoadedKernels | None = None,
     ) -> None:
         """`index` is the GPU's number among those that PyTorch sees, `folder` that of the compiled kernels."""
         self._index, self._make_device = index, make_device
         self.folder = ProgramFolder(Path(folder))
         self.recorder = recorder or GraphRecorder()
-        self._kernels = kernels
+        self._kernels = kernels or KERNELS
 
     @cached_property
     def device(self) -> Device:
@@ -86,21 +88,59 @@ def clock_warnings(state: GpuState) -> tuple[str, ...]:
     return (told,) if reasons else ()
 
 
+@dataclass(frozen=True, slots=True)
+class GpuNetwork:
+    """What a GPU's process needs to know of a `Subject`."""
+
+    runtime: str
+    model: nn.Module
+    is_ours: bool
+    plans: Plans
+    masks: Mapping[str, torch.Tensor]
+    save_to: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuNetworks:
+    """Networks to be timed in turns, on the same inputs and in the same dtype."""
+
+    networks: tuple[GpuNetwork, ...]
+    inputs: tuple[Any, ...]
+    dtype: str
+    rounds: int
+
+    @classmethod
+    def of(cls, subjects: Sequence[Subject], dtype: str, rounds: int) -> GpuNetworks:
+        """Those of the subjects, whose inputs are the first one's."""
+        networks = [GpuNetwork(s.runtime, s.model, s.is_ours, s.plans, s.masks, s.save_to) for s in subjects]
+        return cls(tuple(networks), tuple(subjects[0].program.example_inputs[0]), dtype, rounds)
+
+    def time(self, gpu: LocalGpu, progress: Progress | None = None) -> tuple[NetworkTime, ...]:
+        """As `time_networks`, by the GPU's clock: what fails becomes a result with an error and is not saved."""
+        subjects = [self._subject(network, gpu) for network in self.networks]
+        return time_on_gpu(subjects, self.inputs, self.dtype, gpu.device, rounds=self.rounds, progress=progress)
+
+    def _subject(self, network: GpuNetwork, gpu: LocalGpu) -> GpuSubject:
+        model, inputs, dtype = network.model, self.inputs, self.dtype
+        if not network.is_ours:
+            return torch_subject(network.runtime, model, inputs, dtype, gpu.device.torch_device, gpu.recorder)
+
+        def build() -> CudaNetwork:
+            return gpu.network(model, inputs, network.masks, dtype=dtype, variants=network.plans)
+
+        return own_subject(network.runtime, model, inputs, build, network.save_to)
+
+
 def time_on_local_gpu(
     subjects: Sequence[Subject], platform: Platform, gpu: LocalGpu, *, rounds: int, progress: Progress | None = None
 ) -> tuple[NetworkTime, ...]:
-    """Time subjects in turns by the GPU's clock, in the platform's dtype: networks of PyTorch's by the names of
-    GPU_RUNTIMES, all others with our kernels as their plans say.
+    """Time subjects in turns in the platform's dtype: networks of PyTorch's by the names of GPU_RUNTIMES, all others
+    with our kernels as their plans say.
 
-    As `time_networks`: what fails becomes a result with an error and is not saved. Raises DeviceError if the GPU is not
-    that of the platform, InputError without one.
+    See `GpuNetworks.time`. Raises DeviceError if the GPU is not that of the platform, InputError without one.
     """
     check_gpu(platform, gpu.device.gpu)
-    inputs = subjects[0].program.example_inputs[0]
-    return time_on_gpu(
-        [_subject(subject, platform.dtype, gpu) for subject in subjects], inputs, platform.dtype, gpu.device,
-        rounds=rounds, progress=progress,
-    )  # fmt: skip
+    return GpuNetworks.of(subjects, platform.dtype, rounds).time(gpu, progress)
 
 
 def own_subject(
@@ -120,14 +160,3 @@ def own_subject(
         return built[0].replay
 
     return GpuSubject(runtime, model, make, None if save_to is None else lambda: built[0].save(save_to))
-
-
-def _subject(subject: Subject, dtype: str, gpu: LocalGpu) -> GpuSubject:
-    model, inputs = subject.model, subject.program.example_inputs[0]
-    if not subject.is_ours:
-        return torch_subject(subject.runtime, model, inputs, dtype, gpu.device.torch_device, gpu.recorder)
-
-    def build() -> CudaNetwork:
-        return gpu.network(model, inputs, subject.masks, dtype=dtype, variants=subject.plans)
-
-    return own_subject(subject.runtime, model, inputs, build, subject.save_to)

@@ -60,7 +60,7 @@ def profile_ops(
     platform: Platform,
     store: LatencyStore,
     *,
-    measurer: str | TaskWorker = DEFAULT_MEASURER,
+    measurer: str | Sequence[TaskWorker] = DEFAULT_MEASURER,
     timeout_s: float = TIMEOUT_S,
     libraries: Sequence[str] = DENSE_LIBRARIES,
     dense_only: Collection[Op] = (),
@@ -71,11 +71,11 @@ def profile_ops(
 ) -> ProfileResult:
     """Measure the cells of these ops that the store has no time for.
 
-    `measurer` is the `package.module:attr` of a `Measurer`, for which processes are started, or what measures tasks in
-    its own way. `timeout_s` is the longest silence of such a process before it counts as hung, and `options` are the
-    `Measurer`'s keyword arguments. `libraries` are those that are timed dense, and the ops of `dense_only` are timed
-    with no pattern. `workers` measuring processes share the ops, which needs a device for each; `observed` tells why
-    times may be wrong, if it is not this machine's CPU that measures.
+    `measurer` is the `package.module:attr` of a `Measurer`, for which processes are started, or those that measure
+    tasks in their own way and share them. `timeout_s` is the longest silence of such a process before it counts as
+    hung, and `options` are the `Measurer`'s keyword arguments. `libraries` are those that are timed dense, and the ops
+    of `dense_only` are timed with no pattern. `workers` measuring processes share the ops, which needs a device for
+    each; `observed` tells why times may be wrong, if it is not this machine's CPU that measures.
     A cell that crashes, hangs or fails becomes a record with an error and is tried again by the next profile. Stopping
     at any moment, however rudely, loses no record that was reported.
 
@@ -92,7 +92,7 @@ def profile_ops(
         failed: list[LatencyRecord] = []
         tasks = [Task(op, tuple(group), platform, options or {}) for op, group in groupby(cells, lambda cell: cell.op)]
         started: list[TaskWorker] = (
-            [measurer]
+            list(measurer)
             if not isinstance(measurer, str)
             else [
                 stack.enter_context(WorkerProcess(platform, measurer, timeout_s))

@@ -14,6 +14,13 @@ _CPU, _CPU_DTYPE = "cpu", "float32"
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?", re.ASCII)
 
 
+def gpu_number(device: str) -> int | None:
+    """The number of a GPU by its name, `cuda` or as `cuda:1`; None for `cpu`. Raises ValueError for anything else."""
+    if not _DEVICE.fullmatch(device):
+        raise ValueError(f"a device must be `cpu`, `cuda`, or a GPU by its number as `cuda:1`, but got {device!r}")
+    return None if device == _CPU else int(device.partition(":")[2] or 0)
+
+
 class HardwareSpec(Spec):
     """Facts of a device that it does not tell itself; what stands here goes before what it tells."""
 
@@ -36,9 +43,7 @@ class RemoteSpec(Spec):
     tracker_key: Annotated[str, Field(pattern=r"^[^\s:]+$")] | None = Field(
         default=None, description="The key of equal devices at the tracker at `address`; null: `address` is the device"
     )
-    devices: Positive = Field(
-        default=1, description="Devices of the tracker that share a profile; 1 without one, and for GPUs"
-    )
+    devices: Positive = Field(default=1, description="Devices of the tracker that share a profile; 1 without one")
     timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=120.0, description="Longest wait for a free device, and for one measurement on it"
     )
@@ -92,7 +97,7 @@ class PlatformSpec(Spec):
     @property
     def gpu(self) -> int | None:
         """The number of the GPU among those that PyTorch sees; None: the network runs on a CPU."""
-        return None if self.device == _CPU else int(self.device.partition(":")[2] or 0)
+        return gpu_number(self.device)
 
     @property
     def has_remote_gpu(self) -> bool:
@@ -102,9 +107,7 @@ class PlatformSpec(Spec):
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
-        if not _DEVICE.fullmatch(value):
-            raise ValueError(f"a device must be `cpu`, `cuda`, or a GPU by its number as `cuda:1`, but got {value!r}")
-        return "cuda" if value == "cuda:0" else value
+        return "cuda" if gpu_number(value) == 0 else value
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> PlatformSpec:
@@ -129,9 +132,4 @@ class PlatformSpec(Spec):
             raise ValueError(
                 f"{', '.join(f'remote.{key}' for key in wrong)} must be left out with device: {self.device}: a GPU "
                 "tells what it is, and needs no C compiler"
-            )
-        if self.remote.devices > 1:
-            raise ValueError(
-                f"remote.devices must be 1 with device: {self.device}, because one GPU measures a profile, but got "
-                f"{self.remote.devices}; leave it out"
             )

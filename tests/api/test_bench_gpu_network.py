@@ -164,3 +164,15 @@ def test_the_command_tells_that_there_is_no_gpu_and_what_is_for_one_only():
     for words in (("--layers", "*"), ("--dtype", "float16")):
         ended = pruneaug("bench", "network", "resnet20", *words)
         assert (ended.code, "are for networks on a GPU" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("network", "resnet20"), ("kernels", "--op", "linear-t64-i64-o64")])
+def test_a_gpu_may_be_named_by_its_number(words, monkeypatch):
+    def asked(*values, index, **options):
+        raise InputError(f"asked of GPU {index}")
+
+    monkeypatch.setattr("pruneaug.cli.gpu.bench_gpu_network", asked)
+    monkeypatch.setattr("pruneaug.cli.gpu.bench_gpu_kernels", asked)
+    for device, index in (("cuda", 0), ("cuda:1", 1)):
+        ended = pruneaug("bench", *words, "--device", device)
+        assert (ended.code, f"asked of GPU {index}" in ended.err) == (2, True)

@@ -140,7 +140,10 @@ def test_what_a_checkpoint_has_of_its_own_is_no_option(toy_at):
             "must name libraries of torch, onnxruntime, openvino for float32",
         ),
         ("kernels --network resnet5", "did you mean 'resnet50'"),
-        ("kernels --op linear-t8-i8-o8 --device gpu", "--device must be cpu or cuda, but got 'gpu'"),
+        (
+            "kernels --op linear-t8-i8-o8 --device gpu",
+            "a GPU by its number as `cuda:1`, but got 'gpu'; choose one",
+        ),
         ("kernels --op linear-t8-i8-o8 --device cuda --threads 2", "--threads is for the CPU"),
         ("kernels --op linear-t8-i8-o8 --compile-for sm_80", "--compile-for is for a GPU"),
         ("kernels --op linear-t64-i64-o64 --device cuda --dtype int8", "must be one of float16, bfloat16, tf32"),

@@ -60,6 +60,14 @@ class CellWorker:
         self._lacking, warnings = compile_missing(shapes, platform.arch, folder, progress)
         self.warnings += warnings
 
+    def join(self, prepared: CellWorker, platform: Platform) -> None:
+        """Start the process, to measure the same cells as another worker on another GPU of the same kind.
+
+        Raises DeviceError, InputError, MeasurementError as `prepare`.
+        """
+        check_gpu(platform, self._process.gpu())
+        self._lacking = prepared._lacking
+
     def measure(self, task: Task) -> Iterator[LatencyRecord]:
         """Exactly one record for each cell, in order.
 

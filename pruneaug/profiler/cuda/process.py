@@ -134,22 +134,27 @@ class GpuProcess:
                 left.remove(subject)
                 yield failed(group, subject, gpu, why)
 
-    def _events(self, group: Group, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]:
-        """What the process says until it is done. Raises ProcessEnded, SessionEnded."""
+    def asked(self, task: Mapping[str, Any], extra_s: float = 0.0) -> Iterator[dict[str, Any]]:
+        """What the process says of a task until it is done; it may be silent for `extra_s` longer.
+
+        Raises ProcessEnded, SessionEnded, DeviceError, and what `gpu` raises if it is to be started.
+        """
         if self._process is None:
             self.gpu()
         process = self._process
         assert process is not None
-        process.send(
-            {
-                "group": group.to_json(),
-                "subjects": [[subject.library, subject.variant] for subject in subjects],
-                "kernels": str(self.kernels.absolute()),
-                "budget_s": self._budget_s,
-            }
-        )
-        while (event := self._heard(process, self._timeout_s))["event"] != "done":
+        process.send(task)
+        while (event := self._heard(process, self._timeout_s + extra_s))["event"] != "done":
             yield event
+
+    def _events(self, group: Group, subjects: Sequence[Subject]) -> Iterator[dict[str, Any]]:
+        task = {
+            "group": group.to_json(),
+            "subjects": [[subject.library, subject.variant] for subject in subjects],
+            "kernels": str(self.kernels.absolute()),
+            "budget_s": self._budget_s,
+        }
+        return self.asked(task)
 
     @staticmethod
     def _heard(process: LineProcess, limit_s: float) -> dict[str, Any]:

@@ -24,23 +24,29 @@ def profile_gpu(
     sparsities: Sequence[float],
     platform: Platform,
     store: LatencyStore,
-    process: GpuProcess,
+    processes: Sequence[GpuProcess],
     *,
     dense_only: Collection[Op] = (),
     compiling: Progress | None = None,
     progress: Progress | None = None,
 ) -> ProfileResult:
-    """`profile_ops` on the GPU of a process, which is started if anything is to be measured.
+    """`profile_ops` on the GPUs of these processes, which share the ops; no more are started than there is work for.
 
     `compiling` and `progress` are told what is compiled and measured. Raises what `profile_ops` raises, and before that
     what `CellWorker.prepare` raises.
     """
     ops = tuple(ops)
-    worker = CellWorker(process, Journal(store.folder / JOURNAL))
-    if cells := plan(ops, patterns, sparsities, store, dense_only=dense_only):
-        worker.prepare(cells, platform, compiling)
+    cells = plan(ops, patterns, sparsities, store, dense_only=dense_only)
+    journal = Journal(store.folder / JOURNAL)
+    workers = [CellWorker(process, journal) for process in processes[: max(1, len({cell.op for cell in cells}))]]
+    first, *others = workers
+    if cells:
+        first.prepare(cells, platform, compiling)
+        for worker in others:
+            worker.join(first, platform)
     result = profile_ops(
-        ops, patterns, sparsities, platform, store, measurer=worker, dense_only=dense_only, observed=tuple,
+        ops, patterns, sparsities, platform, store, measurer=workers, dense_only=dense_only, observed=tuple,
         progress=progress,
     )  # fmt: skip
-    return replace(result, warnings=(*result.warnings, *worker.warnings, *clock_warnings(worker.records)))
+    records = [record for worker in workers for record in worker.records]
+    return replace(result, warnings=(*result.warnings, *first.warnings, *clock_warnings(records)))

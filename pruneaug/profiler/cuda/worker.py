@@ -3,6 +3,9 @@
 A process of its own, because a kernel that reads a wrong address ends the use of the GPU for its whole process, and one
 that hangs is ended with it. Besides records it writes events: "ready" with the GPU, or "stopped" with the reason why
 there is none; "trying" with a subject before it is run, or with none before all are timed; after each task "done".
+
+A task is of kernels, or of whole networks, in a file that holds `GpuNetworks`. Of these it tells "progress", "network"
+with the time of each, and "warnings", or "refused" with the reason why they cannot be loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import pickle
+import platform as python
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -23,6 +28,7 @@ from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.profiler.cuda.cases import Group, Subject
 from pruneaug.profiler.cuda.device import Device
 from pruneaug.profiler.cuda.measure import Trying, measure_group
+from pruneaug.profiler.local_gpu import GpuNetworks, LocalGpu
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 
 
@@ -31,16 +37,49 @@ def serve(tasks: TextIO, records: TextIO, device: Device) -> None:
     _say(records, {"event": "ready", "gpu": asdict(device.gpu)})
     for line in tasks:
         task = json.loads(line)
-        group, folder = Group.from_json(task["group"]), ProgramFolder(Path(task["kernels"]))
-        subjects = [Subject(*pair) for pair in task["subjects"]]
-        with torch.inference_mode():
-            for step in measure_group(group, subjects, device, folder, budget_s=task["budget_s"]):
-                if isinstance(step, Trying):
-                    subject = step.subject
-                    _say(records, {"event": "trying", "subject": subject and [subject.library, subject.variant]})
-                else:
-                    _say(records, {"event": "record", "record": step.to_json()})
+        (_time_networks if "networks" in task else _measure_kernels)(task, records, device)
         _say(records, {"event": "done"})
+
+
+def _measure_kernels(task: Mapping[str, Any], records: TextIO, device: Device) -> None:
+    group, folder = Group.from_json(task["group"]), ProgramFolder(Path(task["kernels"]))
+    subjects = [Subject(*pair) for pair in task["subjects"]]
+    with torch.inference_mode():
+        for step in measure_group(group, subjects, device, folder, budget_s=task["budget_s"]):
+            if isinstance(step, Trying):
+                subject = step.subject
+                _say(records, {"event": "trying", "subject": subject and [subject.library, subject.variant]})
+            else:
+                _say(records, {"event": "record", "record": step.to_json()})
+
+
+def _time_networks(task: Mapping[str, Any], records: TextIO, device: Device) -> None:
+    def tell(done: int, total: int, note: str) -> None:
+        _say(records, {"event": "progress", "done": done, "total": total, "note": note})
+
+    try:
+        networks = _unpacked(Path(task["networks"]), task["python"])
+    except InputError as error:
+        return _say(records, {"event": "refused", "error": str(error)})
+    gpu = LocalGpu(folder=task["kernels"], make_device=lambda _: device)
+    for time in networks.time(gpu, tell):
+        _say(records, {"event": "network", "time": asdict(time)})
+    return _say(records, {"event": "warnings", "warnings": list(gpu.warnings())})
+
+
+def _unpacked(path: Path, version: str) -> GpuNetworks:
+    """The networks that another machine has pickled, with their code, by this version of Python.
+
+    Raises InputError, which goes on from the words for this machine, if they cannot be loaded here.
+    """
+    here = python.python_version()
+    if here.split(".")[:2] != version.split(".")[:2]:
+        raise InputError(f"must have Python {version.rpartition('.')[0]}, as the one that sends them, but has {here}")
+    try:
+        networks: GpuNetworks = pickle.loads(path.read_bytes())
+    except ImportError as error:
+        raise InputError(f"must have the packages of the network, but {error}; install it there") from error
+    return networks
 
 
 def main() -> None:

@@ -12,10 +12,6 @@ from pruneaug.profiler.lines import LineProcess
 from pruneaug.profiler.process import worker_environment
 from pruneaug.spec.platform import RemoteSpec
 
-NETWORKS_NOT_TIMED = (
-    "whole networks are not timed on a GPU that is reached by RPC, only their layers; run the job on that machine for "
-    "that, without platform.remote"
-)
 _BEGIN, _SILENT = 8, 5  # timeouts: what speaks with the machine waits too, tries again, and tells more
 
 

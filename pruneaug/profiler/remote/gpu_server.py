@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import time
+from pathlib import Path
 from threading import Thread
 
 import tvm_ffi
@@ -21,6 +22,7 @@ from pruneaug.profiler.cuda.process import worker_process
 from pruneaug.profiler.lines import LineProcess, ProcessEnded
 
 PREFIX = "pruneaug.gpu."
+FUNCTIONS = ("versions", "start", "send", "read", "append", "part")  # methods of `Measuring`
 _LOG = logging.getLogger("RPCServer")  # TVM's own
 
 
@@ -28,8 +30,8 @@ def register() -> None:
     """Offer the functions to the sessions of this process's server; to be called where the server begins."""
     multiprocessing.set_start_method("fork", force=True)  # whatever else starts a session's process knows no functions
     measuring = Measuring()
-    for function in (measuring.versions, measuring.start, measuring.send, measuring.read):
-        tvm_ffi.register_global_func(PREFIX + function.__name__, function, override=True)
+    for name in FUNCTIONS:
+        tvm_ffi.register_global_func(PREFIX + name, getattr(measuring, name), override=True)
 
 
 def versions() -> dict[str, str]:
@@ -70,6 +72,19 @@ class Measuring:
             return self._started().poll(wait_s) or ""
         except ProcessEnded as ended:
             return json.dumps({"event": "ended", "error": str(ended)})
+
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of a file in the session's folder: a large one comes in parts."""
+        self._called = time.monotonic()
+        with Path(name).open("ab") as file:
+            file.write(data)
+
+    def part(self, name: str, start: int, size: int) -> bytes:
+        """So many bytes of a file in the session's folder, fewer where it ends."""
+        self._called = time.monotonic()
+        with Path(name).open("rb") as file:
+            file.seek(start)
+            return file.read(size)
 
     def _started(self) -> LineProcess:
         assert self._process is not None

@@ -12,14 +12,17 @@ import math
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pruneaug.errors import DeviceError
+from pruneaug.errors import DeviceError, StorageError
+from pruneaug.files import atomic_file
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.profiler.cuda.process import START_S, gpu_of
-from pruneaug.profiler.remote.gpu_server import PREFIX, versions
+from pruneaug.profiler.network import START_S as NETWORK_S
+from pruneaug.profiler.remote.gpu_server import FUNCTIONS, PREFIX, versions
 from pruneaug.profiler.remote.session import ConnectionLostError, Session, Value, in_time, lost, reason
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 from pruneaug.spec.platform import RemoteSpec
@@ -27,6 +30,8 @@ from pruneaug.spec.platform import RemoteSpec
 SERVER = "python device_server.py --gpu"
 _WAIT_S = 1.0  # of a call, for an event
 _SHOWS_LIFE = 4  # times within timeout_s
+_NETWORKS = "networks"  # their file in the session's folder
+_PART_BYTES = 1 << 22  # of a file, at once: each call ends within timeout_s
 
 Event = dict[str, Any]
 
@@ -41,20 +46,55 @@ class RemoteGpu:
     def __init__(self, remote: RemoteSpec, device: str, index: int) -> None:
         self._remote = remote
         self._session = Session(remote, None, server=SERVER)
-        self._functions = {name: self._function(name) for name in ("versions", "start", "send", "read")}
+        self._functions = {name: self._function(name) for name in FUNCTIONS}
         self._uploaded: set[str] = set()
         self._check(json.loads(self._call("versions")))
         self._call("start", device, index, 2 * remote.timeout_s)
         self.ready = self._event(START_S)
 
     def measure(self, task: Mapping[str, Any]) -> Iterator[Event]:
-        """The events of a task: "done" is the last one, or "ended"."""
+        """The events of a task: "done" is the last one, or "ended" or "refused"."""
+        return self._time_networks(task) if "networks" in task else self._measure_kernels(task)
+
+    def _measure_kernels(self, task: Mapping[str, Any]) -> Iterator[Event]:
         keys = [variant for _, variant in task["subjects"] if variant]
         self._in_time(lambda: self._upload(keys, ProgramFolder(Path(task["kernels"]))))
         self._call("send", json.dumps({**task, "kernels": "."}))  # the session's folder
+        yield from self._events(self._remote.timeout_s)
+
+    def _time_networks(self, task: Mapping[str, Any]) -> Iterator[Event]:
+        """Of networks that are compiled there, which takes minutes; those that are to be saved are fetched."""
+        size = (path := Path(task["networks"])).stat().st_size
+        with path.open("rb") as file:
+            while data := file.read(_PART_BYTES):
+                self._call("append", _NETWORKS, data)
+                yield {"event": "progress", "done": file.tell(), "total": size, "note": "sending the networks"}
+        self._call("send", json.dumps({"networks": _NETWORKS, "python": task["python"], "kernels": "."}))
+        numbers = count()
+        for event in self._events(NETWORK_S):
+            if event["event"] == "refused":
+                event["error"] = f"the machine at {self._remote.address} {event['error']}"
+            elif event["event"] == "network" and (path := task["save_to"][(number := next(numbers))]) is not None:
+                event["time"]["save_error"] = event["time"]["save_error"] or self._fetched(f"network{number}", path)
+            yield event
+
+    def _fetched(self, name: str, path: str) -> str | None:
+        """Copy a file of the session's folder to this machine; the error, or None."""
+        try:
+            with atomic_file(path) as part, part.open("wb") as file:
+                while data := self._part(name, file.tell()):
+                    file.write(data)
+        except StorageError as error:
+            return str(error)
+        return None
+
+    def _part(self, name: str, start: int) -> bytes:
+        return self._in_time(lambda: bytes(self._functions["part"](name, start, _PART_BYTES)))
+
+    def _events(self, silence_s: float) -> Iterator[Event]:
         while True:
-            yield (event := self._event(self._remote.timeout_s))
-            if event["event"] in ("done", "ended"):
+            yield (event := self._event(silence_s))
+            if event["event"] in ("done", "ended", "refused"):
                 return
 
     def show_life(self) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ from pruneaug.latency.store import LatencyStore
 from pruneaug.network.ops import LinearOp
 from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.cuda.cases import TORCH, Group, Subject, subjects_of
+from pruneaug.profiler.cuda.cells import CellWorker
 from pruneaug.profiler.cuda.profile import profile_gpu
 from pruneaug.profiler.remote.gpu import remote_gpu
 
@@ -180,6 +183,29 @@ def test_a_tracker_may_lend_the_machine(environment, tmp_path):
         assert process.gpu().name == NAME
 
 
+def test_several_gpus_of_a_tracker_share_the_ops(environment, tmp_path, monkeypatch):
+    pytest.importorskip("tornado", reason="TVM's tracker needs tornado")
+    monkeypatch.setattr("pruneaug.profiler.cuda.programs.find_spec", lambda package: None)  # PyTorch's layers only
+    both, measure, measured_by = threading.Barrier(2), CellWorker.measure, {}
+
+    def wait_then_measure(self, task):
+        measured_by[task.op] = self
+        both.wait(timeout=120)  # each has an op
+        return measure(self, task)
+
+    monkeypatch.setattr(CellWorker, "measure", wait_then_measure)
+    with rpc_servers.tracker() as tracker, ExitStack() as stack:
+        for _ in range(2):
+            words = {"words": rpc_servers.GPU, "tracker": tracker.address, "key": "gpu"}
+            stack.enter_context(rpc_servers.server(**words))
+        values = {"tracker_key": "gpu", "devices": 3}
+        processes = [stack.enter_context(process_on(tracker, tmp_path, **values)) for _ in range(3)]
+        platform = gpu_platform(faulty().gpu, dtype="bfloat16", name="fake")
+        result = profile_gpu(OPS, [], [], platform, LatencyStore(tmp_path / "table"), processes)
+    assert (result.measured, result.failed) == (4, ())
+    assert len(set(measured_by.values())) == len(OPS)  # the third has nothing to do, and was not started
+
+
 def test_a_server_that_is_killed_ends_the_profile_and_the_next_one_resumes(server, tmp_path, monkeypatch):
     monkeypatch.setattr("pruneaug.profiler.cuda.programs.find_spec", lambda package: None)  # PyTorch's layers only
     platform = gpu_platform(faulty().gpu, dtype="bfloat16", name="fake")
@@ -187,7 +213,7 @@ def test_a_server_that_is_killed_ends_the_profile_and_the_next_one_resumes(serve
 
     def profile(on, progress=None):
         with process_on(on, tmp_path / "kernels") as process:
-            return profile_gpu(OPS, [], [], platform, store, process, progress=progress)
+            return profile_gpu(OPS, [], [], platform, store, [process], progress=progress)
 
     def kill(done, total, note):
         if done == 2:
