@@ -68,6 +68,8 @@ class BudgetSampler(optuna.samplers.BaseSampler):
         assert isinstance(param_distribution, FloatDistribution)
         if param_name != BUDGET:
             return 0.0
+        if self._objective() == "accuracy":
+            return 1.0
         return float(FIRST_BUDGET + 0.02 * self._rng.uniform(-1, 1))
 
     def _draw(self, names: list[str], trials: list[FrozenTrial]) -> Array:
