@@ -27,7 +27,7 @@ class MachineCode:
 
     cubin: bytes
     registers: int  # of a thread
-    spilled_bytes: int  # of a thread, registers that lie in memory
+    spilled_bytes: int  # of a thread, what lies in memory instead of registers
     log: str  # of the compiler, its warnings among it
 
 
@@ -79,7 +79,7 @@ def assemble(source: str, target: CudaTarget) -> MachineCode:
     used, spilled = _USED.search(said), _SPILLED.search(said)
     if not used or not spilled:
         raise CompileError(f"NVRTC must tell the registers of a kernel, but said: {said!r}; this is a bug, report it")
-    return MachineCode(bytes(cubin), int(used[1]), int(spilled[2]) + int(spilled[3]), said)
+    return MachineCode(bytes(cubin), int(used[1]), sum(map(int, spilled.groups())), said)
 
 
 def _nvrtc() -> Any:

@@ -75,7 +75,9 @@ def store_columns(
 
 def _finish(activation: str, values: Any, i: int, total: Any, scalars: Any) -> None:
     """values[i] = clamp(activation(total)); NaN stays NaN."""
-    T.buffer_store(values, apply(activation, total, 1) if activation != "none" else total, [i])
-    # max and min of CUDA would drop NaN.
+    T.buffer_store(values, total, [i])
+    # max and min of CUDA drop NaN: here they would, and so do functions.
+    if activation != "none":
+        T.buffer_store(values, T.Select(T.isnan(values[i]), values[i], apply(activation, values[i], 1)), [i])
     T.buffer_store(values, T.Select(values[i] < scalars.low, scalars.low, values[i]), [i])
     T.buffer_store(values, T.Select(values[i] > scalars.high, scalars.high, values[i]), [i])

@@ -227,8 +227,22 @@ def _multiply(
     rows, columns = variant.part_tokens // 16, variant.part_outputs // 8
     if shape.layout == COLUMNS:
         rows, columns = variant.part_outputs // 16, variant.part_tokens // 8
-    for token_words, output_words in products:
-        left_side, right_side = (token_words, output_words) if shape.layout == ROWS else (output_words, token_words)
+    sides = [pair if shape.layout == ROWS else pair[::-1] for pair in products]
+    if not form.splits:
+        ((left_side, right_side),) = sides
         for row in range(rows):
             for column in range(columns):
                 gpu.multiply(form, sums, 4 * (row * columns + column), left_side, 4 * row, right_side, 2 * column)
+        return
+    # Tensor cores round what they add up towards zero, so its error grows with the columns. An addition of their
+    # products to the sums rounds to the nearest.
+    part = gpu.registers(4, "float32")
+    for row in range(rows):
+        for column in range(columns):
+            for i in range(4):
+                T.buffer_store(part, T.float32(0), [i])
+            for left_side, right_side in sides:
+                gpu.multiply(form, part, 0, left_side, 4 * row, right_side, 2 * column)
+            for i in range(4):
+                at_sum = 4 * (row * columns + column) + i
+                T.buffer_store(sums, sums[at_sum] + part[i], [at_sum])

@@ -117,6 +117,12 @@ float element(const uint32_t* words, int index, int kind) {  // kind: 0 f16, 1 b
 }
 
 // m16n8k16 (f16, bf16) or m16n8k8 (tf32): figures "MMA .m16n8k16 fragment layout" and "MMA .m16n8k8 ... .tf32".
+float towards_zero(double sum) {
+  float nearest = float(sum);
+  bool away = std::isfinite(nearest) && std::fabs(double(nearest)) > std::fabs(sum);
+  return away ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 void mma(Product& own, int kind) {
   together(own, [kind](Product** lane) {
     int depth = kind == 2 ? 8 : 16;
@@ -138,7 +144,7 @@ void mma(Product& own, int kind) {
         int row = i / 4 + (e / 2) * 8, column = i % 4 * 2 + e % 2;
         double sum = lane[i]->c[e];
         for (int k = 0; k < depth; ++k) sum += a[row][k] * b[k][column];
-        lane[i]->d[e] = float(sum);
+        lane[i]->d[e] = towards_zero(sum);
       }
   });
 }

@@ -42,6 +42,7 @@ void yield(State state);
 uint8_t* shared_at(uint32_t address, size_t size);
 void store_shared(uint32_t to, const void* from, uint32_t size);
 float element(const uint32_t* words, int index, int kind);
+float towards_zero(double sum);  // as tensor cores round their sums
 
 // Products of warpgroups: shared memory as they see it, where what was written since the writer's last proxy fence is
 // undefined, and products that are not done yet.

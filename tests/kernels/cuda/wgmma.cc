@@ -86,7 +86,7 @@ void perform(const Product& product) {
       float& at = *product.sums[thread][i];
       double sum = product.accumulates ? at : 0.0;
       for (int k = 0; k < 16; ++k) sum += double(a[m * 16 + k]) * b[n * 16 + k];
-      at = float(sum);
+      at = towards_zero(sum);
     }
 }
 
