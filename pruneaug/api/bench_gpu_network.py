@@ -36,7 +36,7 @@ from pruneaug.profiler.local_gpu import LocalGpu, clock_warnings, own_subject
 from pruneaug.profiler.network import ROUNDS
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.registry import did_you_mean
-from pruneaug.report.data import OWN_SPARSE
+from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.cuda.building import build_graph
 from pruneaug.runtime.plan import Plans
 from pruneaug.searcher.space import assigned_sparsity
@@ -94,13 +94,13 @@ def bench_gpu_network(
     gpu: LocalGpu | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure a network by its name, or a checkpoint's, on the GPU `index`: pruned by us, dense in `against`.
+    """Measure a network by its name, or a checkpoint's, on the GPU `index`: by us pruned and dense, dense in `against`.
 
     Weights and activations are of `dtype`. Layers that are not pruned are PyTorch's, and torch.compile fuses what is
-    between our kernels. All runtimes are recorded in CUDA graphs and timed in turns by the GPU's events. `kernels` is a
-    folder of compiled kernels, unless `gpu` has its own; what it lacks is compiled if TVM is installed. `batch` is 1 by
-    default, and a checkpoint's own; a checkpoint has its own `pruning` too. `sample`, `seed` and `trust_code` are those
-    of `bench_network`.
+    between our kernels; dense by us is the same without our kernels. All runtimes are recorded in CUDA graphs and timed
+    in turns by the GPU's events. `kernels` is a folder of compiled kernels, unless `gpu` has its own; what it lacks is
+    compiled if TVM is installed. `batch` is 1 by default, and a checkpoint's own; a checkpoint has its own `pruning`
+    too. `sample`, `seed` and `trust_code` are those of `bench_network`.
 
     Returns what `bench_network` does, with `dtype`, `gpu`, `state` of the GPU before and after, and `layers`: what
     computes each of them. Raises InputError, without a GPU too, CompileError, CheckpointError.
@@ -117,6 +117,7 @@ def bench_gpu_network(
     )  # fmt: skip
     pruned = copy.deepcopy(case.model)
     apply_masks(pruned, case.masks)
+    dense = there.network(case.model, case.inputs, {}, dtype=dtype)
     subjects = [
         torch_subject(runtime, case.model, case.inputs, dtype, device.torch_device, there.recorder)
         for runtime in dict.fromkeys(against)
@@ -124,8 +125,12 @@ def bench_gpu_network(
     ]
     before = device.state()
     times = time_on_gpu(
-        [*subjects, own_subject(OWN_SPARSE, pruned, case.inputs, lambda: ours)], case.inputs, dtype, device,
-        rounds=rounds, progress=stage(progress, "Bench"),
+        [
+            *subjects,
+            own_subject(OWN_DENSE, case.model, case.inputs, lambda: dense),
+            own_subject(OWN_SPARSE, pruned, case.inputs, lambda: ours),
+        ],
+        case.inputs, dtype, device, rounds=rounds, progress=stage(progress, "Bench"),
     )  # fmt: skip
     after = device.state()
     return {

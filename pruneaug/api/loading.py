@@ -48,21 +48,21 @@ def load(
         raise InputError("an artifact has its own weights and threads; leave `model` and `threads` out, or `artifact`")
     if is_cuda_network(path):
         return load_cuda_network(path, detect_gpu().arch)
-    # Only what compiles imports the compiler: it replaces Python's excepthook and takes seconds.
-    from pruneaug.kernels.build import CpuTarget
-    from pruneaug.runtime.compiler import compile_network
-    from pruneaug.runtime.network import load_network
-
     if not Path(path).exists():
         raise CheckpointError(
             f"a checkpoint's folder, or a file that `save` wrote, must be at {path}, but nothing is there; "
             "name the folder that `pruneaug export RUN` printed, or the file"
         )
-    if Path(path).is_file():
-        return load_network(path)
-    checkpoint = read_checkpoint(path)
-    if checkpoint.platform.is_gpu:
+    checkpoint = None if Path(path).is_file() else read_checkpoint(path)
+    if checkpoint is not None and checkpoint.platform.is_gpu:
         return _load_for_gpu(checkpoint, model, threads, trust_code, artifact)
+    # Only what is for a CPU imports the compiler: it replaces Python's excepthook and takes seconds.
+    from pruneaug.kernels.build import CpuTarget
+    from pruneaug.runtime.compiler import compile_network
+    from pruneaug.runtime.network import load_network
+
+    if checkpoint is None:
+        return load_network(path)
     platform = platform_for(checkpoint, threads)
     if artifact:
         return load_network(find_artifact(checkpoint, platform))

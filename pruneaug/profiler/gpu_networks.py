@@ -24,7 +24,7 @@ from pruneaug.profiler.network_worker import relative_distance, tensors_of
 from pruneaug.profiler.runtimes import why_absent
 from pruneaug.registry import did_you_mean
 from pruneaug.runtime.cuda.building import channels_last
-from pruneaug.runtime.cuda.recording import Recorder
+from pruneaug.runtime.cuda.recording import Recorder, network_settings
 
 TORCH, TORCH_COMPILE, TENSORRT = "torch", "torch-compile", "tensorrt"
 GPU_PACKAGES: Mapping[str, Sequence[str]] = {TORCH: (), TORCH_COMPILE: (), TENSORRT: ("torch_tensorrt",)}
@@ -82,11 +82,12 @@ def torch_subject(
             tuple(inputs),
         )
         if runtime == TORCH_COMPILE:
-            network = torch.compile(network, dynamic=False, options={"freezing": True})
+            network = torch.compile(network, dynamic=False)
         elif runtime == TENSORRT:
             import_module(*GPU_PACKAGES[TENSORRT])  # which makes its backend known
             network = torch.compile(network, backend="torch_tensorrt", dynamic=False, options=_tensorrt(dtype))
-        again, results = recorder.record(lambda: network(*given))
+        with network_settings(dtype):
+            again, results = recorder.record(lambda: network(*given))
 
         def call() -> Any:
             again()
@@ -109,11 +110,9 @@ def time_on_gpu(
 ) -> tuple[NetworkTime, ...]:
     """Time the subjects in turns, `rounds` times some calls of each; the order is that of the subjects.
 
-    One that fails, or whose outputs are too far from float64, becomes a result with an error and is not saved. Without
-    rounds they are only compiled, checked and saved.
+    One that fails, or whose outputs are too far from float64, becomes a result with an error and is not saved; all do
+    if the GPU fails in a round. Without rounds they are only compiled, checked and saved.
     """
-    torch.set_float32_matmul_precision("high" if dtype == TF32.name else "highest")
-    torch.backends.cudnn.allow_tf32 = dtype == TF32.name
     expected: dict[int, list[torch.Tensor]] = {}
     results, ready = [], {}
     for index, subject in enumerate(subjects):
@@ -138,15 +137,21 @@ def time_on_gpu(
         results.append(replace(network_time(subject.runtime, [], accuracy, error), save_error=unsaved))
     times_us: dict[int, list[float]] = {index: [] for index in ready}
     runs = [run for run, _ in ready.values()]
+    stopped: str | None = None
     for done in range(rounds if runs else 0):
         if progress is not None:
             progress(len(subjects) + done, len(subjects) + rounds, "measuring")
-        for _ in range(_PER_ROUND):
-            for (index, (_, calls)), us in zip(ready.items(), device.times_us(runs), strict=True):
+        try:
+            turns = [device.times_us(runs) for _ in range(_PER_ROUND)]
+        except RuntimeError as failure:  # of a kernel of any of them: the GPU takes no more from this process
+            stopped = f"the GPU failed while all networks were timed: {type(failure).__name__}: {failure}"
+            break
+        for turn in turns:
+            for (index, (_, calls)), us in zip(ready.items(), turn, strict=True):
                 times_us[index].append(us / calls)
     for index, times in times_us.items():
         found = results[index]
-        measured = network_time(found.runtime, times, found.max_relative_error, None)
+        measured = network_time(found.runtime, times, found.max_relative_error, stopped)
         results[index] = replace(measured, save_error=found.save_error)
     return tuple(results)
 

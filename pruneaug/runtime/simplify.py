@@ -10,6 +10,7 @@ from torch import fx
 from pruneaug.runtime.graph import constant, remove_dead
 
 _aten = torch.ops.aten
+_MASK = 3  # the position of attention's mask among its arguments
 _RANDOM = torch.Tag.nondeterministic_seeded
 _IDENTITIES = {
     _aten.contiguous.default, _aten.clone.default, _aten.detach.default, _aten.alias.default,
@@ -26,6 +27,21 @@ def simplify(graph: fx.GraphModule) -> None:
     """Fold constants and remove identities, in place, of a functional graph."""
     _remove_identities(graph)
     fold_constants(graph)
+
+
+def remove_void_masks(graph: fx.GraphModule) -> None:
+    """Attention without a mask where a constant one removes nothing, in place: with one, no flash attention is used."""
+    for node in graph.graph.find_nodes(op="call_function", target=_aten.scaled_dot_product_attention.default):
+        by_position = len(node.args) > _MASK
+        mask = node.args[_MASK] if by_position else node.kwargs.get("attn_mask")
+        if isinstance(mask, fx.Node) and mask.op == "get_attr" and _is_void(_attribute(graph, mask)):
+            node.update_arg(_MASK, None) if by_position else node.update_kwarg("attn_mask", None)
+    remove_dead(graph)
+
+
+def _is_void(mask: Any) -> bool:
+    """True is what takes part, and numbers are added."""
+    return isinstance(mask, torch.Tensor) and bool((mask if mask.dtype == torch.bool else mask == 0).all())
 
 
 def _remove_identities(graph: fx.GraphModule) -> None:

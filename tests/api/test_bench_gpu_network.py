@@ -62,7 +62,7 @@ def test_a_network_is_measured_beside_pytorchs(fake):
     result = bench_gpu_network("resnet20", pruning=pruning, batch=2, dtype="float16", rounds=1, gpu=fake.gpu)
     assert json.loads(json.dumps(result)) == result
     assert (result["pattern"], result["sparsity"], result["batch"]) == ("block:16x16", 0.5, 2)
-    assert result["latency_ms"] == {"torch": 2.0, "torch-compile": 4.0}
+    assert result["latency_ms"] == {"torch": 2.0, "torch-compile": 4.0, "pruneaug-dense": 6.0}
     assert result["skipped"] == {"tensorrt": "torch_tensorrt not installed; pip install torch-tensorrt"}
     ours = result["runtimes"][-1]
     assert (

@@ -110,7 +110,7 @@ def test_a_job_ends_with_a_network_that_computes_what_pytorch_does(tmp_path, gpu
 
     local = LocalGpu(make_device=lambda index: gpu, recorder=Recorded(), kernels=KERNELS)
     result = bench_gpu_network(str(exported.checkpoint), dtype="float32", rounds=1, trust_code=True, gpu=local)
-    assert result["latency_ms"].keys() == {"torch", "torch-compile", OWN_SPARSE}
+    assert result["latency_ms"].keys() == {"torch", "torch-compile", OWN_DENSE, OWN_SPARSE}
     assert {layer["name"]: layer["kernel"] for layer in result["layers"]} == named
 
     with pytest.raises(InputError, match="a network for a GPU, which has no threads, but got 2; leave `threads` out"):

@@ -110,6 +110,20 @@ def test_doctor_and_plug_ins_are_words_too():
     assert "magnitude" in succeed("plugins").out
 
 
+def test_a_machine_without_the_compiler_has_all_commands():
+    """As one with a GPU, whose kernels are compiled elsewhere."""
+    code = "import sys; sys.modules['tvm'] = None; from pruneaug.cli import main; main()"
+    for words in (["doctor", "--json"], ["bench", "network", "resnet20", "--device", "cuda"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "needs a GPU that PyTorch can use" in done.stderr
+
+
+def test_the_package_can_be_run():
+    done = subprocess.run([sys.executable, "-m", "pruneaug", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, pruneaug("--version").out)
+
+
 def test_the_version_is_printed():
     assert succeed("--version").out == f"{package.__version__}\n"
 

@@ -95,6 +95,19 @@ def test_one_that_fails_or_is_wrong_or_not_finite_becomes_an_error_and_the_other
     assert right.latency_ms == 2.0
 
 
+def test_a_gpu_that_fails_in_a_round_leaves_errors_and_no_traceback():
+    class Failing(Clock):
+        def times_us(self, runs):
+            if len(self.asked) == 4:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return super().times_us(runs)
+
+    model = network()
+    times = time_on_gpu([subject(model), subject(model)], (X,), "bfloat16", Failing(), rounds=3)
+    assert [time.latency_ms for time in times] == [None, None]
+    assert all("the GPU failed while all networks were timed: RuntimeError: CUDA error" in time.error for time in times)
+
+
 def test_tensorrt_compiles_in_the_networks_own_dtypes(monkeypatch):
     asked = []
 

@@ -7,7 +7,7 @@ from regions import Function, calls, graph_of
 from torch import nn
 
 from pruneaug.runtime.graph import constant
-from pruneaug.runtime.simplify import fold_constants, simplify
+from pruneaug.runtime.simplify import fold_constants, remove_void_masks, simplify
 
 
 def simplified(function, *inputs):
@@ -99,3 +99,32 @@ def test_the_weights_of_layers_are_not_copied():
     simplify(graph)
     (linear,) = (node for node in calls(graph) if node.target is torch.ops.aten.linear.default)
     assert constant(graph, linear.args[1]).data_ptr() == layer.weight.data_ptr()
+
+
+CAUSAL = torch.tril(torch.ones(3, 3, dtype=torch.bool))
+MASKS = {  # a mask, and whether it removes something
+    "all take part": (torch.ones(3, 3, dtype=torch.bool), False),
+    "nothing is added": (torch.zeros(3, 3), False),
+    "one does not": (CAUSAL, True),
+    "something is added": (torch.full((3, 3), 0.5), True),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("by_name", [False, True])
+def test_attention_has_no_mask_that_removes_nothing(name, by_name):
+    mask, removes = MASKS[name]
+
+    def attention(x):
+        held = mask.clone()  # a constant
+        if by_name:
+            return F.scaled_dot_product_attention(x, x, x, attn_mask=held, scale=0.3)
+        return F.scaled_dot_product_attention(x, x, x, held, 0.0, False)
+
+    graph, _ = simplified(attention, X)
+    want = graph(X)
+    remove_void_masks(graph)
+    graph.recompile()
+    torch.testing.assert_close(graph(X), want)
+    (node,) = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.scaled_dot_product_attention.default)
+    assert (len(node.all_input_nodes) == 2) == removes

@@ -19,6 +19,7 @@ from pruneaug.kernels.cuda.variants import CudaVariant
 from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import Conv2dOp, LinearOp
 
+ANY_COLUMNS = 1 << 30  # a block of so many columns is a dense layer
 _NONE = np.zeros(1, np.int32)  # in place of an array that has no values
 
 
@@ -45,10 +46,7 @@ class CudaCall:
 
 
 def chunk_for(block_cols: int, variant: CudaVariant, form: Format) -> int:
-    """How many columns are kept or removed together in the tiles of a layer with blocks of so many columns.
-
-    Large numbers stand for dense layers.
-    """
+    """How many columns are kept or removed together in the tiles of a layer with blocks of so many columns."""
     return math.gcd(block_cols, variant.columns(form)) if block_cols < variant.columns(form) else variant.columns(form)
 
 
@@ -67,7 +65,7 @@ def linear_product(
     target: CudaTarget,
     epilogue: Epilogue,
 ) -> CudaCall:
-    """A linear layer whose mask keeps or removes blocks of `block_cols` columns together (dense: any large number).
+    """A linear layer whose mask keeps or removes blocks of `block_cols` columns together (dense: ANY_COLUMNS).
 
     With layout "rows" x is [tokens, K] and y [tokens, N], with "columns" x is [K, tokens] and y [N, tokens]; rows lie
     `row_stride` values apart. A residual is laid out as y. Raises CompileError for what the kernel does not compute.

@@ -18,7 +18,11 @@ ENTRY = "main_kernel"
 POINTER, INT32, FLOAT32 = "pointer", "int32", "float32"
 _SIGNATURE = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) main_kernel\((.*?)\) \{')
 _KINDS = {"int": INT32, "float": FLOAT32}
-_GENERATOR = (*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "functions.py")
+_HOST = ("__init__.py", "ahead.py", "driver.py")  # which only call compilers, and load what they have made
+_GENERATOR = (
+    *sorted(path for path in Path(__file__).parent.glob("*.py") if path.name not in _HOST),
+    Path(__file__).parents[1] / "functions.py",
+)
 
 
 @dataclass(frozen=True, slots=True)

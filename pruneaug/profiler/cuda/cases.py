@@ -8,7 +8,7 @@ from typing import Any
 
 from pruneaug.kernels.cuda.convolutions import as_linear, channel_chunk
 from pruneaug.kernels.cuda.formats import FORMATS
-from pruneaug.kernels.cuda.products import chunk_for
+from pruneaug.kernels.cuda.products import ANY_COLUMNS, chunk_for
 from pruneaug.kernels.cuda.shapes import COLUMNS, ROWS, Shape, parse_shape
 from pruneaug.kernels.cuda.target import OLDEST_ARCH, CudaTarget
 from pruneaug.kernels.cuda.variants import TORCH, TORCH_2_4, CudaVariant, cuda_candidates
@@ -22,7 +22,6 @@ BOTH_LAYOUTS = (ROWS, COLUMNS)
 NETWORK_LAYOUTS = (ROWS,)
 """In which layers of a network get and give their values: tokens x features, and images with their channels last."""
 DENSE = "dense"
-ANY_COLUMNS = 1 << 30  # a block of so many columns is a dense layer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import torch
 from pruneaug.kernels.cuda.driver import Driver
 from pruneaug.platforms.cuda import Gpu, detect_gpu
 from pruneaug.platforms.gpu_state import GpuState, gpu_state
+from pruneaug.runtime.cuda.recording import Replay
 
 Run = Callable[[], Any]
 
@@ -35,7 +36,10 @@ class Device(Protocol):
         ...
 
     def recorded(self, calls: Sequence[Run]) -> Run:
-        """All calls as one, which starts their kernels right after each other, without Python in between."""
+        """All calls as one, which starts their kernels right after each other, without Python in between.
+
+        It holds the calls: kernels read and write the memory that is theirs.
+        """
         ...
 
     def times_us(self, runs: Sequence[Run]) -> list[float]:
@@ -83,7 +87,7 @@ class TorchDevice:
         with torch.cuda.graph(graph):
             for call in calls:
                 call()
-        return graph.replay
+        return Replay(graph, tuple(calls))
 
     def times_us(self, runs: Sequence[Run]) -> list[float]:
         events = [(_event(), _event()) for _ in runs]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruneaug.errors import PruneaugError
+from pruneaug.errors import MeasurementError, PruneaugError
 from pruneaug.kernels.cuda.products import CudaCall
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.weights import Weights
@@ -36,10 +36,10 @@ class _Ready:
     """A subject whose results are right."""
 
     subject: Subject
+    found: SubjectCalls
     run: Run
     launches: int  # of a run
     run_us: float  # about
-    copies: int
     relative_error: float
     zeros: float  # the share of its weights that are zero
 
@@ -72,9 +72,14 @@ def measure_group(
     times = _in_turns(ready, device, budget_s)
     state = {"before": before.to_json(), "after": device.state().to_json()}
     for i, item in enumerate(ready):
+        try:
+            _check(item.found, item.run, data)  # again: what was timed is right
+        except MeasurementError as error:
+            yield failed(group, item.subject, name, f"after it was timed {error}")
+            continue
         yield timed(
-            group, item.subject, name, times[:, i] / item.launches, launches=item.launches, weight_copies=item.copies,
-            max_relative_error=item.relative_error, zeros=item.zeros, state=state,
+            group, item.subject, name, times[:, i] / item.launches, launches=item.launches,
+            weight_copies=len(item.found.calls), max_relative_error=item.relative_error, zeros=item.zeros, state=state,
         )  # fmt: skip
 
 
@@ -90,22 +95,32 @@ def _tried(
     found.calls[0]()
     device.synchronize()
     found.relative_error(data)
-    run, launches = _run(found, device)
-    found.forget()
-    (run_us,) = device.times_us([run])
-    error = found.relative_error(data)
+    run, launches, run_us = _run(found, device)
+    error = _check(found, run, data)
     matrix = data.matrix if found.matrix is None else found.matrix
     zeros = float((matrix == 0).float().mean())
-    return _Ready(subject, run, launches, run_us, len(found.calls), error, zeros)
+    return _Ready(subject, found, run, launches, run_us, error, zeros)
 
 
-def _run(found: SubjectCalls, device: Device) -> tuple[Run, int]:
-    """All copies in turn, so often that it takes long enough to be timed; and how many launches that is."""
-    (us,) = device.times_us([lambda: [call() for call in found.calls]])
-    calls = found.calls * max(1, math.ceil(_RUN_US / max(us, 1.0)))
-    if found.in_graph:
-        return device.recorded(calls), len(calls)
-    return lambda: [call() for call in calls], len(calls)
+def _check(found: SubjectCalls, run: Run, data: GroupData) -> float:
+    """The relative error of what a run computes now. Raises MeasurementError."""
+    found.forget()
+    run()
+    return found.relative_error(data)
+
+
+def _run(found: SubjectCalls, device: Device) -> tuple[Run, int, float]:
+    """All copies in turn, so often that it takes long enough to be timed; how many launches that is, and about how many
+    microseconds."""
+
+    def run_of(calls: Sequence[Run]) -> Run:
+        return device.recorded(calls) if found.in_graph else lambda: [call() for call in calls]
+
+    # Without a graph this would be the time of Python, while other threads pack weights.
+    once = run_of(found.calls)
+    (us,) = device.times_us([once])
+    repeats = max(1, math.ceil(_RUN_US / max(us, 1.0)))
+    return once if repeats == 1 else run_of(found.calls * repeats), repeats * len(found.calls), repeats * us
 
 
 def _in_turns(ready: Sequence[_Ready], device: Device, budget_s: float) -> np.ndarray:

@@ -22,7 +22,7 @@ TIMEOUT_S = 90.0
 BUDGET_S = 0.5
 START_S = 180.0  # imports, the context of the GPU
 _HOST_THREADS = 4  # of PyTorch on the CPU, which only prepares
-_SESSIONS = 3  # with a remote GPU, for one group
+SESSIONS = 3  # with a remote GPU, for one group or for all networks
 _KEPT = "what was measured is kept, and the same command goes on from there"
 
 
@@ -122,9 +122,9 @@ class GpuProcess:
             except SessionEnded as ended:
                 self._stop()
                 ended_sessions += 1
-                if ended_sessions == _SESSIONS:
+                if ended_sessions == SESSIONS:
                     raise DeviceError(
-                        f"the machine of the GPU must stay connected, but {_SESSIONS} sessions ended while "
+                        f"the machine of the GPU must stay connected, but {SESSIONS} sessions ended while "
                         f"{group.op.key} was measured: {ended}; look at the server's log; {_KEPT}"
                     ) from None
                 continue

@@ -77,8 +77,11 @@ def _unpacked(path: Path, version: str) -> GpuNetworks:
         raise InputError(f"must have Python {version.rpartition('.')[0]}, as the one that sends them, but has {here}")
     try:
         networks: GpuNetworks = pickle.loads(path.read_bytes())
-    except ImportError as error:
-        raise InputError(f"must have the packages of the network, but {error}; install it there") from error
+    except Exception as error:  # of other versions of packages, whatever they raise
+        raise InputError(
+            "must have the packages of the network, in the versions of the machine that sends it, but "
+            f"{type(error).__name__}: {error}; install the same there"
+        ) from error
     return networks
 
 

@@ -16,15 +16,15 @@ from pruneaug.errors import DeviceError, InputError, MeasurementError
 from pruneaug.files import storage_errors
 from pruneaug.platforms.cuda import check_gpu
 from pruneaug.platforms.platform import Platform
-from pruneaug.profiler.cuda.process import DEVICE, GpuProcess, SessionEnded
+from pruneaug.profiler.cuda.process import DEVICE, SESSIONS, GpuProcess, SessionEnded
 from pruneaug.profiler.lines import ProcessEnded
 from pruneaug.profiler.local_gpu import GpuNetworks
 from pruneaug.profiler.network import START_S, NetworkTime, Progress, Subject
 from pruneaug.profiler.remote.gpu import remote_gpu
-from pruneaug.profiler.remote.session import TRIES
 from pruneaug.spec.platform import RemoteSpec
 
-_INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
+_PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
+_PACKAGES = ("site-packages", "dist-packages")  # folders on the path, the user's own ones among them
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class GpuOverRpc:
                 "save_to": [None if n.save_to is None else str(n.save_to) for n in networks.networks],
                 "python": python.python_version(),
             }
-            for left in reversed(range(TRIES)):
+            for left in reversed(range(SESSIONS)):
                 try:
                     check_gpu(platform, process.gpu())
                     return self._times(process, task, progress)
@@ -73,7 +73,7 @@ class GpuOverRpc:
                     if not left:
                         raise DeviceError(
                             f"the machine at {self.remote.address} must stay connected while networks run, but its "
-                            f"session ended {TRIES} times: {ended}; look at the server's log, and at its memory"
+                            f"session ended {SESSIONS} times: {ended}; look at the server's log, and at its memory"
                         ) from None
                 except ProcessEnded as ended:
                     raise MeasurementError(
@@ -122,7 +122,9 @@ def packed(networks: GpuNetworks) -> bytes:
 @contextmanager
 def _by_value(cloudpickle: Any) -> Iterator[None]:
     """Pickle what is defined in modules that are not installed with all their code."""
-    folders = [Path(sysconfig.get_path(name)).resolve() for name in _INSTALLED]
+    installed = [sysconfig.get_path(name) for name in _PATHS]
+    installed += [path for path in sys.path if Path(path).name in _PACKAGES]
+    folders = [Path(path).resolve() for path in installed]
     folders.append(Path(__file__).resolve().parents[2])  # pruneaug, which is there too
 
     def is_own(module: Any) -> bool:

@@ -29,7 +29,7 @@ from pruneaug.runtime.functional import functional_graph
 from pruneaug.runtime.fusion import fold_batchnorms
 from pruneaug.runtime.graph import LayerCall, called_layers, check_module, constant, export_program, layer_calls
 from pruneaug.runtime.signature import Signature, describe
-from pruneaug.runtime.simplify import simplify
+from pruneaug.runtime.simplify import remove_void_masks, simplify
 from pruneaug.runtime.unbatched import add_batches
 from pruneaug.sparsity.masks import mask_sparsity
 from pruneaug.sparsity.matrix import weight_matrix
@@ -149,6 +149,7 @@ def _capture(
     add_batches(graph)
     precise = _fold(graph, weights, masks, ours, form)
     simplify(graph)
+    remove_void_masks(graph)
     signature = replace(Signature.of(program, graph), inputs=describe(tuple(example_inputs)))
     return graph, precise, signature, original
 

@@ -9,7 +9,7 @@ import torch
 from pruneaug.errors import InputError
 from pruneaug.kernels.cuda.convolutions import conv_product
 from pruneaug.kernels.cuda.formats import Format
-from pruneaug.kernels.cuda.products import CudaCall, linear_product
+from pruneaug.kernels.cuda.products import ANY_COLUMNS, CudaCall, linear_product
 from pruneaug.kernels.cuda.shapes import ROWS
 from pruneaug.kernels.cuda.target import CudaTarget
 from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates, parse_cuda_variant
@@ -61,6 +61,7 @@ def pack_layer(
     Raises CompileError for a layer that the kernels do not compute.
     """
     block = Block(*op.matrix_shape) if weights.mask is None else block_of(weights.mask)
+    columns = ANY_COLUMNS if weights.mask is None else block.cols
     if given := variants.get(name):
         variant = parse_cuda_variant(given) if isinstance(given, str) else given
     else:
@@ -72,8 +73,8 @@ def pack_layer(
                 f"{variant}; return one of those that were given"
             )
     if isinstance(op, LinearOp):
-        return linear_product(op, weights, block.cols, variant, form, ROWS, target, epilogue)
-    return conv_product(op, weights, block.cols, variant, form, target, epilogue)
+        return linear_product(op, weights, columns, variant, form, ROWS, target, epilogue)
+    return conv_product(op, weights, columns, variant, form, target, epilogue)
 
 
 def _tokens(op: Op) -> int:

@@ -20,6 +20,7 @@ from pruneaug.runtime.fusion import functions_after, sum_after
 from pruneaug.runtime.graph import LayerCall, conv_op
 
 _aten = torch.ops.aten
+_LONGER = 9  # TorchInductor makes each constant of fewer values anew, by a kernel at each call
 _LAST, _FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # images with their channels there, from the other
 
 
@@ -93,6 +94,8 @@ def _store(graph: fx.GraphModule, prefix: str, product: CudaCall, device: torch.
     """Keep a kernel's arrays as buffers; their names. Unsigned words become signed ones, which PyTorch knows better."""
     names = []
     for name, array in product.constants.items():
+        if name == "indptr":
+            array = np.pad(array, (0, max(0, _LONGER - len(array))), mode="edge")
         signed = array.view(np.int32) if array.dtype == np.uint32 else array
         graph.register_buffer(f"{prefix}_{name}", torch.from_numpy(signed).to(device, copy=True))
         names.append(f"{prefix}_{name}")

@@ -19,7 +19,7 @@ from pruneaug.kernels.cuda.program import Program, generator_digest
 from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.runtime.cuda.building import CudaGraph, arrange_kernels
 from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
-from pruneaug.runtime.cuda.recording import Call, GraphRecorder, Recorder
+from pruneaug.runtime.cuda.recording import Call, GraphRecorder, Recorder, network_settings
 from pruneaug.runtime.cuda.report import CudaReport
 from pruneaug.runtime.signature import Signature, abbreviate, describe
 from pruneaug.runtime.tracing import tracing
@@ -47,8 +47,7 @@ class CudaNetwork:
         """`programs` are the kernels of `built.shapes`; with `compiled`, torch.compile fuses what is between them."""
         self._built, self._programs, self._compiled = built, tuple(programs), compiled
         self._recorder = GraphRecorder() if recorder is None else recorder
-        # Constant weights, as in the dense network that it is compared with: they may be laid out anew.
-        graph = torch.compile(built.graph, dynamic=False, options={"freezing": True}) if compiled else built.graph
+        graph = torch.compile(built.graph, dynamic=False) if compiled else built.graph
         self._network: Callable[..., Any] = graph
         self._recorded: tuple[Call, Sequence[torch.Tensor]] | None = None
         kernels.add(programs)
@@ -97,7 +96,8 @@ class CudaNetwork:
         """Compute the results for the inputs of the last call again, in memory that each replay overwrites."""
         with torch.no_grad():
             if self._recorded is None:
-                self._recorded = self._recorder.record(lambda: self._network(*self._built.static))
+                with network_settings(self.report.dtype):
+                    self._recorded = self._recorder.record(lambda: self._network(*self._built.static))
             again, results = self._recorded
             again()
             return results
@@ -158,8 +158,9 @@ def load_cuda_network(
                 for key, known in facts["programs"].items()
             ]  # fmt: skip
             data = io.BytesIO(file.get_tensor(_GRAPH).numpy().tobytes())
-        graph = torch.export.load(data).module(check_guards=False)
-        assert isinstance(graph, fx.GraphModule)
+        module = torch.export.load(data).module(check_guards=False)
+        assert isinstance(module, fx.GraphModule)
+        graph = fx.GraphModule(module, module.graph)  # as it was built: without the hooks of an export
         arrange_kernels(graph, torch.channels_last)
         built = CudaGraph(
             graph,

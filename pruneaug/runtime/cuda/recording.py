@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.backends import cudnn
+
+from pruneaug.kernels.cuda.formats import TF32
 
 Call = Callable[[], Any]
 _WARM_UP = 3  # calls: kernels are loaded, libraries choose theirs, and compilers compile
+
+
+@contextmanager
+def network_settings(dtype: str) -> Iterator[None]:
+    """PyTorch's settings while a network in this dtype is compiled and recorded, the same for all networks.
+
+    Float32 is rounded to tf32 if that is the dtype, cuDNN takes its fastest algorithms, and weights are constants to
+    TorchInductor, which may lay them out anew.
+    """
+    # Here and not among the options of torch.compile: these come too late for Dynamo, which makes weights constants.
+    from torch._inductor import config
+
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    try:
+        torch.set_float32_matmul_precision("high" if dtype == TF32.name else "highest")
+        cudnn.allow_tf32, cudnn.benchmark = dtype == TF32.name, True
+        with config.patch(freezing=True):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
 class Recorder(Protocol):
@@ -17,6 +43,17 @@ class Recorder(Protocol):
     def record(self, call: Call) -> tuple[Call, Any]:
         """What repeats the call, and the call's result, whose tensors each repetition overwrites."""
         ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replay:
+    """Repeats what a graph has recorded. A graph knows addresses only: `held` keeps alive what lies there."""
+
+    graph: torch.cuda.CUDAGraph
+    held: object
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 class GraphRecorder:
@@ -33,4 +70,4 @@ class GraphRecorder:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = call()
-        return graph.replay, result
+        return Replay(graph, call), result

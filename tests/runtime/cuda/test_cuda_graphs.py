@@ -1,6 +1,7 @@
 """What becomes of a network's graph: traced, fused, stored and refused; kernels compute nothing here."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from pruneaug.kernels.cuda.program import Program
 from pruneaug.kernels.cuda.shapes import ImageScalars, Scalars, parse_shape
 from pruneaug.kernels.cuda.variants import VARIANTS, parse_cuda_variant
 from pruneaug.network.ops import LinearOp
+from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, Group, shapes_of
 from pruneaug.runtime.cuda.building import build_graph
 from pruneaug.runtime.cuda.choice import block_of, largest_that_fills
 from pruneaug.runtime.cuda.network import CudaNetwork, is_cuda_network, load_cuda_network
@@ -64,6 +66,23 @@ MASKED = ["0", "2"]
 def built(dtype="float32", **options):
     model = perceptron()
     return build(model, (image(4, 32),), blocks(model, MASKED, Block(16, 16)), dtype, **options)
+
+
+def test_a_dense_layer_has_the_kernel_of_its_cell():
+    """That which is compiled ahead, also with fewer columns than a tile has."""
+    op = LinearOp(4, 32, 48)
+    cell = shapes_of(Group(op, "bfloat16", "dense", 0.0), NETWORK_LAYOUTS, ARCH)
+    variant = str(cell[0].variant)
+    graph = build(perceptron(), (image(4, 32),), {}, "bfloat16", variants={"0": variant})
+    (shape,) = graph.shapes
+    assert replace(shape, activation="none") == cell[0]
+
+
+def test_no_array_is_so_short_that_a_compiler_would_make_it_anew():
+    held = dict(built().graph.named_buffers())
+    (indptr, *_) = (tensor for name, tensor in held.items() if name.endswith("indptr"))
+    assert len(indptr) == 9
+    assert (indptr.diff() >= 0).all()
 
 
 def test_what_is_packed_is_held_once():
