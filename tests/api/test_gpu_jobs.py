@@ -16,7 +16,7 @@ from pruneaug.api.job import OpenJob, open_job
 from pruneaug.api.profiling import cells_to_measure
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import parse_shape
-from pruneaug.kernels.cuda.variants import parse_cuda_variant
+from pruneaug.kernels.cuda.variants import parse_plan
 from pruneaug.latency.store import LatencyStore
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import Conv2dOp, LinearOp
@@ -98,7 +98,8 @@ def test_a_table_holds_the_fastest_kernel_of_a_pattern_and_the_faster_library_de
     dense, library = found[key, "dense", 0.0, "tvm"], found[key, "dense", 0.0, "torch"]
     assert (dense.variant, dense.latency_us) == (library.variant, library.latency_us) == ("torch", library.latency_us)
     sparse = found[key, "block:16x16", 0.5, "tvm"]
-    assert str(parse_cuda_variant(sparse.variant)) == sparse.variant
+    chunk, tile = parse_plan(sparse.variant)
+    assert f"c{chunk}-{tile}" == sparse.variant
     assert sparse.latency_us == pytest.approx(1 + 1024 * 64 * 64 * 0.5 / 1e5)
     assert (sparse.dtype, sparse.threads, sparse.max_relative_error) == ("bfloat16", 1, 1e-3)
 

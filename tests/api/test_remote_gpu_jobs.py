@@ -14,7 +14,7 @@ from pruneaug.api.job import OpenJob, open_job
 from pruneaug.api.profiling import seconds_to_profile
 from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.kernels.cuda.program import ProgramFolder
-from pruneaug.kernels.cuda.variants import parse_cuda_variant
+from pruneaug.kernels.cuda.variants import parse_plan
 from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import write_platform
 from pruneaug.platforms.cuda import gpu_platform
@@ -142,7 +142,8 @@ def test_a_job_is_profiled_and_exported_by_a_server(tmp_path, monkeypatch):
     assert (told["measured"], told["failed"]) == (5, [])
     records = {(record.pattern, record.library): record for record in LatencyStore(tmp_path / "db" / "there").load()}
     ours = records["block:16x16", "tvm"]
-    assert str(parse_cuda_variant(ours.variant)) == ours.variant
+    chunk, tile = parse_plan(ours.variant)
+    assert f"c{chunk}-{tile}" == ours.variant
     assert 0 < ours.max_relative_error < 4e-3  # the kernel that was compiled here, run there
     assert (searched.code, exported.code) == (0, 0), (searched.err, exported.err)
     report = json.loads((tmp_path / "run" / "report.json").read_text())

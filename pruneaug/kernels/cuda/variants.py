@@ -151,6 +151,19 @@ def parse_cuda_variant(name: str) -> CudaVariant:
     return CudaVariant(tokens, outputs, depth, stages, token_parts, output_parts, wgmma=match[5] == "g")
 
 
+def parse_plan(text: str) -> tuple[int | None, CudaVariant]:
+    """Chunk and variant of a plan, such as "c16-t64n32k32s3w2x1"; None where it names the variant alone.
+
+    Raises InputError if it is none.
+    """
+    chunk, _, name = text.rpartition("-")
+    if chunk and not re.fullmatch(r"c[1-9]\d*", chunk, re.ASCII):
+        raise InputError(
+            f"a plan of a layer on a GPU must read like 'c16-t128n64k32s4w4x1', but got {text!r}; write it so"
+        )
+    return int(chunk[1:]) if chunk else None, parse_cuda_variant(name)
+
+
 VARIANTS = tuple(
     map(
         parse_cuda_variant,

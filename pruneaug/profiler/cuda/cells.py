@@ -113,8 +113,11 @@ def _group(cell: Cell, dtype: str) -> Group:
 
 
 def _variant(subject: Subject) -> str:
-    """Our tile, or the library; what else a kernel is compiled for follows from the layer and the network."""
-    return str(parse_shape(subject.variant).variant) if subject.variant else subject.library
+    """Our chunk and tile, or the library; what else a kernel is compiled for follows from the layer and the network."""
+    if not subject.variant:
+        return subject.library
+    shape = parse_shape(subject.variant)
+    return f"c{shape.chunk}-{shape.variant}"
 
 
 def _why(subjects: Sequence[GpuRecord]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from pruneaug.kernels.cuda.formats import Format
 from pruneaug.kernels.cuda.products import ANY_COLUMNS, CudaCall, linear_product
 from pruneaug.kernels.cuda.shapes import ROWS
 from pruneaug.kernels.cuda.target import CudaTarget
-from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates, parse_cuda_variant
+from pruneaug.kernels.cuda.variants import CudaVariant, cuda_candidates, parse_plan
 from pruneaug.kernels.weights import Epilogue, Weights
 from pruneaug.network.ops import LinearOp, Op
 from pruneaug.sparsity.masks import rows_alike
@@ -63,7 +64,9 @@ def pack_layer(
     block = Block(*op.matrix_shape) if weights.mask is None else block_of(weights.mask)
     columns = ANY_COLUMNS if weights.mask is None else block.cols
     if given := variants.get(name):
-        variant = parse_cuda_variant(given) if isinstance(given, str) else given
+        chunk, variant = parse_plan(given) if isinstance(given, str) else (None, given)
+        if chunk is not None and weights.mask is not None:  # a mask may happen to have wider blocks than its pattern
+            columns = math.gcd(chunk, block.cols)
     else:
         candidates = cuda_candidates(_tokens(op), block.rows, target, form)
         variant = choose(op, weights, candidates)

@@ -4,7 +4,14 @@ from pruneaug.errors import CompileError, InputError
 from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, TF32
 from pruneaug.kernels.cuda.products import chunk_for, row_stride
 from pruneaug.kernels.cuda.target import CudaTarget
-from pruneaug.kernels.cuda.variants import VARIANTS, WGMMA_VARIANTS, CudaVariant, cuda_candidates, parse_cuda_variant
+from pruneaug.kernels.cuda.variants import (
+    VARIANTS,
+    WGMMA_VARIANTS,
+    CudaVariant,
+    cuda_candidates,
+    parse_cuda_variant,
+    parse_plan,
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -106,3 +113,12 @@ def test_what_is_no_variant_or_architecture_is_named():
         parse_cuda_variant("t48n64k32s4w1x1")
     with pytest.raises(InputError, match="must be one of sm_80, sm_86, sm_87, sm_89, sm_90, sm_90a, but got 'sm_70'"):
         CudaTarget("sm_70")
+
+
+def test_a_plan_names_a_chunk_and_a_variant():
+    variant = parse_cuda_variant("t64n64k32s4w2x2")
+    assert parse_plan("c16-t64n64k32s4w2x2") == (16, variant)
+    assert parse_plan("t64n64k32s4w2x2") == (None, variant)
+    for wrong in ("c0-t64n64k32s4w2x2", "16-t64n64k32s4w2x2", "c16-tile", "c16-"):
+        with pytest.raises(InputError, match="must read like"):
+            parse_plan(wrong)

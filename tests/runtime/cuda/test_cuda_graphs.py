@@ -78,6 +78,17 @@ def test_a_dense_layer_has_the_kernel_of_its_cell():
     assert replace(shape, activation="none") == cell[0]
 
 
+@pytest.mark.parametrize(("plan", "chunk"), [("c16-", 16), ("", 32), ("c24-", 8)])
+def test_a_pruned_layer_has_the_kernel_of_its_pattern_though_its_mask_has_wider_blocks(plan, chunk):
+    """A chunk that does not divide the mask's blocks is of no use, but what divides both is."""
+    model, variant = perceptron(), "t64n16k64s4w4x1"
+    mask = torch.zeros(48, 32, dtype=torch.bool)
+    mask[:16] = True
+    graph = build(model, (image(4, 32),), {"0": mask}, "bfloat16", variants={"0": plan + variant})
+    (shape,) = graph.shapes
+    assert (shape.chunk, str(shape.variant)) == (chunk, variant)
+
+
 def test_no_array_is_so_short_that_a_compiler_would_make_it_anew():
     held = dict(built().graph.named_buffers())
     (indptr, *_) = (tensor for name, tensor in held.items() if name.endswith("indptr"))
