@@ -142,7 +142,7 @@ def test_kernels_that_fail_cost_their_cells_and_are_tried_again(write, gpu, tmp_
 def test_a_kernel_that_fails_leaves_its_cell_to_the_others(write, gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "broken", ["c16-none-t64n16"])
     assert profiled(write())["failed"] == []
-    assert cells(tmp_path)["linear-t1024-i64-o64", "block:16x16", 0.5, "tvm"].variant == "t128n16k64s3w4x1"
+    assert cells(tmp_path)["linear-t1024-i64-o64", "block:16x16", 0.5, "tvm"].variant == "c16-t128n16k64s3w4x1"
 
 
 def test_what_is_not_compiled_is_said(write, gpu, monkeypatch):
