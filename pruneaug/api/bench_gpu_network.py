@@ -38,6 +38,7 @@ from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.registry import did_you_mean
 from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.cuda.building import build_graph
+from pruneaug.runtime.cuda.network import CudaNetwork
 from pruneaug.runtime.plan import Plans
 from pruneaug.searcher.space import assigned_sparsity
 from pruneaug.sparsity.patterns import NM, parse_pattern
@@ -117,7 +118,10 @@ def bench_gpu_network(
     )  # fmt: skip
     pruned = copy.deepcopy(case.model)
     apply_masks(pruned, case.masks)
-    dense = there.network(case.model, case.inputs, {}, dtype=dtype)
+
+    def dense() -> CudaNetwork:
+        return there.network(case.model, case.inputs, {}, dtype=dtype)
+
     subjects = [
         torch_subject(runtime, case.model, case.inputs, dtype, device.torch_device, there.recorder)
         for runtime in dict.fromkeys(against)
@@ -127,7 +131,7 @@ def bench_gpu_network(
     times = time_on_gpu(
         [
             *subjects,
-            own_subject(OWN_DENSE, case.model, case.inputs, lambda: dense),
+            own_subject(OWN_DENSE, case.model, case.inputs, dense),
             own_subject(OWN_SPARSE, pruned, case.inputs, lambda: ours),
         ],
         case.inputs, dtype, device, rounds=rounds, progress=stage(progress, "Bench"),

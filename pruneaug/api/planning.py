@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pruneaug.api.job import Job, OpenJob, open_job
-from pruneaug.api.profiling import cells_to_measure, seconds_to_profile
+from pruneaug.api.profiling import estimate_profile
 from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.network import predict
 from pruneaug.platforms import match_platform
@@ -35,7 +35,7 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     wanted_choices(opened.network, opened.spec.space)
     if opened.store.libraries():
         match_platform(opened.store.folder, opened.platform)
-    missing, cells = cells_to_measure(opened)
+    missing, cells, seconds = estimate_profile(opened)
     search, training = opened.spec.search, opened.spec.finetune
     step_s = _step_s(opened, training.trial)
     _check_validation(opened, training.trial)
@@ -52,7 +52,7 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
         "space_size": None,
         "latency_ms_dense": None,
         "latency_ms_best": None,
-        "seconds_profile": seconds_to_profile(opened),
+        "seconds_profile": seconds,
         "seconds_dense_training": 0.0 if opened.task.trained else _training_s(opened, opened.spec.task.train, step_s),
         "seconds_search": search.trials * _training_s(opened, training.trial, step_s)
         + _training_s(opened, training.final, step_s),

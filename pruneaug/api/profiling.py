@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pruneaug.api.job import Job, OpenJob, Progress, open_job, stage
 from pruneaug.errors import InputError
@@ -21,7 +21,7 @@ from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, groups_of, has_kernels
 from pruneaug.profiler.cuda.cells import shapes_of_cells
 from pruneaug.profiler.cuda.process import BUDGET_S, GpuProcess
 from pruneaug.profiler.cuda.profile import profile_gpu
-from pruneaug.profiler.plan import Cell, plan, wanted
+from pruneaug.profiler.plan import plan, wanted
 from pruneaug.profiler.remote.detect import warnings_of
 from pruneaug.profiler.remote.gpu import remote_gpu
 from pruneaug.profiler.rest import measure_rest, sample_network
@@ -152,25 +152,25 @@ def _sampled(network: Network, patterns: Sequence[str], sparsities: Sequence[flo
     return chosen, sampled_sparsities(pattern.sparsities(sparsities))
 
 
-def cells_to_measure(job: OpenJob) -> tuple[int, int]:
-    """(cells without a time, cells in all) of the job's profile."""
-    ops = [layer.op for layer in job.network.layers]
-    patterns, sparsities = measured_choices(job.network, job.spec.space)
-    return len(_missing(job)), len(wanted(ops, patterns, sparsities, job.libraries, _dense_only(job)))
+class Estimate(NamedTuple):
+    """What a job's profile will measure: cells without a time, cells in all, and about how many seconds it takes."""
+
+    missing: int
+    cells: int
+    seconds: float
 
 
-def seconds_to_profile(job: OpenJob) -> float:
-    """About what the job's profile will take, on a GPU with the kernels that are to be compiled."""
-    spec, cells = job.spec.platform, _missing(job)
+def estimate_profile(job: OpenJob) -> Estimate:
+    """Of a GPU the seconds include the kernels that are to be compiled."""
+    spec, ops = job.spec.platform, [layer.op for layer in job.network.layers]
+    cells = (ops, *measured_choices(job.network, job.spec.space))
+    dense_only = _dense_only(job)
+    missing = plan(*cells, job.store, job.libraries, dense_only)
     devices = 1 if spec.remote is None else spec.remote.devices
     if spec.gpu is None:
-        return len(cells) * _CELL_S / devices
-    arch = job.platform.arch
-    kernels = ProgramFolder(Path(spec.kernels)).missing(shapes_of_cells(cells, spec.dtype, arch), arch)
-    return len(cells) * _GPU_CELL_S / devices + len(kernels) * _KERNEL_S / (os.cpu_count() or 1)
-
-
-def _missing(job: OpenJob) -> tuple[Cell, ...]:
-    ops = [layer.op for layer in job.network.layers]
-    patterns, sparsities = measured_choices(job.network, job.spec.space)
-    return plan(ops, patterns, sparsities, job.store, job.libraries, _dense_only(job))
+        seconds = len(missing) * _CELL_S / devices
+    else:
+        arch = job.platform.arch
+        kernels = ProgramFolder(Path(spec.kernels)).missing(shapes_of_cells(missing, spec.dtype, arch), arch)
+        seconds = len(missing) * _GPU_CELL_S / devices + len(kernels) * _KERNEL_S / (os.cpu_count() or 1)
+    return Estimate(len(missing), len(wanted(*cells, job.libraries, dense_only)), seconds)

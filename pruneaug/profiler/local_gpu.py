@@ -18,7 +18,7 @@ from pruneaug.platforms.gpu_state import GpuState, held_down
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.cuda.device import Device, TorchDevice
 from pruneaug.profiler.cuda.programs import compiled_programs
-from pruneaug.profiler.gpu_networks import GpuSubject, time_on_gpu, torch_subject
+from pruneaug.profiler.gpu_networks import GPU_RUNTIMES, GpuSubject, time_on_gpu, torch_subject
 from pruneaug.profiler.network import NetworkTime, Progress, Subject
 from pruneaug.runtime.cuda.building import build_graph
 from pruneaug.runtime.cuda.choice import Choose, largest_that_fills
@@ -76,6 +76,17 @@ class LocalGpu:
         programs = compiled_programs(built.shapes, arch, self.folder, progress)
         return CudaNetwork(built, programs, compiled=compiled, recorder=self.recorder, kernels=self._kernels)
 
+    def time(
+        self, subjects: Sequence[Subject], platform: Platform, *, rounds: int, progress: Progress | None = None
+    ) -> tuple[NetworkTime, ...]:
+        """Time subjects in turns in the platform's dtype: networks of PyTorch's by the names of GPU_RUNTIMES, all
+        others with our kernels as their plans say.
+
+        See `GpuNetworks.time`. Raises DeviceError if the GPU is not that of the platform, InputError without one.
+        """
+        check_gpu(platform, self.device.gpu)
+        return GpuNetworks.of(subjects, platform.dtype, rounds).time(self, progress)
+
     def warnings(self) -> tuple[str, ...]:
         """Whether something holds the clocks down now."""
         return clock_warnings(self.device.state())
@@ -94,7 +105,6 @@ class GpuNetwork:
 
     runtime: str
     model: nn.Module
-    is_ours: bool
     plans: Plans
     masks: Mapping[str, torch.Tensor]
     save_to: Path | None
@@ -112,7 +122,7 @@ class GpuNetworks:
     @classmethod
     def of(cls, subjects: Sequence[Subject], dtype: str, rounds: int) -> GpuNetworks:
         """Those of the subjects, whose inputs are the first one's."""
-        networks = [GpuNetwork(s.runtime, s.model, s.is_ours, s.plans, s.masks, s.save_to) for s in subjects]
+        networks = [GpuNetwork(s.runtime, s.model, s.plans, s.masks, s.save_to) for s in subjects]
         return cls(tuple(networks), tuple(subjects[0].program.example_inputs[0]), dtype, rounds)
 
     def time(self, gpu: LocalGpu, progress: Progress | None = None) -> tuple[NetworkTime, ...]:
@@ -122,25 +132,13 @@ class GpuNetworks:
 
     def _subject(self, network: GpuNetwork, gpu: LocalGpu) -> GpuSubject:
         model, inputs, dtype = network.model, self.inputs, self.dtype
-        if not network.is_ours:
+        if network.runtime in GPU_RUNTIMES:
             return torch_subject(network.runtime, model, inputs, dtype, gpu.device.torch_device, gpu.recorder)
 
         def build() -> CudaNetwork:
             return gpu.network(model, inputs, network.masks, dtype=dtype, variants=network.plans)
 
         return own_subject(network.runtime, model, inputs, build, network.save_to)
-
-
-def time_on_local_gpu(
-    subjects: Sequence[Subject], platform: Platform, gpu: LocalGpu, *, rounds: int, progress: Progress | None = None
-) -> tuple[NetworkTime, ...]:
-    """Time subjects in turns in the platform's dtype: networks of PyTorch's by the names of GPU_RUNTIMES, all others
-    with our kernels as their plans say.
-
-    See `GpuNetworks.time`. Raises DeviceError if the GPU is not that of the platform, InputError without one.
-    """
-    check_gpu(platform, gpu.device.gpu)
-    return GpuNetworks.of(subjects, platform.dtype, rounds).time(gpu, progress)
 
 
 def own_subject(

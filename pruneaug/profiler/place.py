@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pruneaug.platforms.load import busy
 from pruneaug.platforms.platform import Platform
-from pruneaug.profiler.local_gpu import LocalGpu, time_on_local_gpu
+from pruneaug.profiler.local_gpu import LocalGpu
 from pruneaug.profiler.network import ROUNDS, NetworkTime, Progress, Subject, time_networks
 from pruneaug.profiler.remote.detect import warnings_of
 from pruneaug.profiler.remote.gpu_networks import GpuOverRpc
@@ -32,10 +32,8 @@ class Place:
         """
         if self.remote is not None:
             return time_remotely(subjects, self.platform, self.remote, rounds=rounds, progress=progress)
-        if isinstance(self.gpu, GpuOverRpc):
-            return self.gpu.time(subjects, self.platform, rounds=rounds, progress=progress)
         if self.gpu is not None:
-            return time_on_local_gpu(subjects, self.platform, self.gpu, rounds=rounds, progress=progress)
+            return self.gpu.time(subjects, self.platform, rounds=rounds, progress=progress)
         return time_networks(subjects, self.platform, rounds=rounds, progress=progress)
 
     def warnings(self) -> tuple[str, ...]:

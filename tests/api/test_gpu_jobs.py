@@ -13,7 +13,7 @@ from toy_flow import pruneaug, write_job
 
 from pruneaug.api import profiling
 from pruneaug.api.job import OpenJob, open_job
-from pruneaug.api.profiling import cells_to_measure
+from pruneaug.api.profiling import estimate_profile
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.kernels.cuda.variants import parse_plan
@@ -39,8 +39,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(ProgramFolder, "missing", lambda self, shapes, arch: [])
     monkeypatch.setattr(ComputedProcess, "asked", [])
     monkeypatch.setattr(
-        "pruneaug.profiler.place.time_on_local_gpu",
-        lambda subjects, platform, gpu, **options: analytic_times(subjects, platform, **options),
+        "pruneaug.profiler.local_gpu.LocalGpu.time",
+        lambda self, subjects, platform, **options: analytic_times(subjects, platform, **options),
     )
     return ComputedProcess
 
@@ -88,7 +88,7 @@ def test_a_profile_measures_every_cell_and_the_next_one_nothing(write, gpu, tmp_
     again = profiled(job)
     assert (again["measured"], again["reused"]) == (0, 10)
     assert len(gpu.asked) == asked
-    assert cells_to_measure(open_job(job)) == (0, 10)
+    assert estimate_profile(open_job(job))[:2] == (0, 10)
 
 
 def test_a_table_holds_the_fastest_kernel_of_a_pattern_and_the_faster_library_dense(write, gpu, tmp_path):
@@ -206,7 +206,7 @@ def test_a_convolution_of_several_groups_is_measured_dense_only(write, gpu, monk
     monkeypatch.setattr(OpenJob, "rest", lambda self: "of this network")
     assert profiling.profile_job(job).measured == 8 + 2
     assert {group.pattern for group, _ in gpu.asked if group.op == grouped} == {"dense"}
-    assert cells_to_measure(job) == (0, 10)
+    assert estimate_profile(job)[:2] == (0, 10)
 
 
 def test_a_spec_is_valid_without_a_gpu_and_its_profile_is_one_error(write, monkeypatch):
@@ -279,7 +279,7 @@ def test_a_kernel_that_crashes_costs_one_cell(write, tmp_path, monkeypatch):
 def test_two_of_four_is_measured_by_pytorch_where_a_layer_can_have_it(write, gpu, tmp_path):
     job = write(space__patterns=["nm:2:4", "block:16x16"])
     # Two ops: 64x64 with 2:4 once and three sparsities of blocks, 64x4 dense only; each dense by both.
-    assert (profiled(job)["measured"], cells_to_measure(open_job(job))) == (1 + 3 + 2 + 2, (0, 8))
+    assert (profiled(job)["measured"], estimate_profile(open_job(job))[:2]) == (1 + 3 + 2 + 2, (0, 8))
     found = cells(tmp_path)["linear-t1024-i64-o64", "nm:2:4", 0.5, "tvm"]
     assert (found.variant, found.latency_us) == ("torch-2:4", pytest.approx(1 + 1024 * 64 * 64 * 0.5 / 4e5))
     assert [subjects for group, subjects in gpu.asked if group.pattern == "nm:2:4"] == [1]

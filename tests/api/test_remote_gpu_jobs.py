@@ -11,7 +11,7 @@ from toy_flow import pruneaug, write_job
 
 from pruneaug.api import profiling
 from pruneaug.api.job import OpenJob, open_job
-from pruneaug.api.profiling import seconds_to_profile
+from pruneaug.api.profiling import estimate_profile
 from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.variants import parse_plan
@@ -88,9 +88,9 @@ def test_several_gpus_of_a_tracker_share_a_profile(tmp_path, asked, monkeypatch)
     monkeypatch.setattr(profiling, "remote_gpu", lambda *args, **values: started.append(0) or make(*args, **values))
     monkeypatch.setattr(OpenJob, "rest", lambda self: "known")
     job = remote_job(tmp_path, platform__remote={"address": ADDRESS, "tracker_key": "h100", "devices": 2})
-    assert seconds_to_profile(open_job(job)) == pytest.approx(5 * 1.0 / 2)
+    assert estimate_profile(open_job(job)).seconds == pytest.approx(5 * 1.0 / 2)
     assert profiled(job)["measured"] == 5
-    assert seconds_to_profile(open_job(job)) == 0
+    assert estimate_profile(open_job(job)).seconds == 0
     assert len(started) == 2
 
 

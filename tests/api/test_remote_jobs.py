@@ -9,7 +9,7 @@ from toy_flow import pruneaug, toy_job, write_job
 from pruneaug.api import profiling
 from pruneaug.api.benching import BASELINES, compile_only, measure
 from pruneaug.api.job import OpenJob, open_job
-from pruneaug.api.profiling import cells_to_measure, profile
+from pruneaug.api.profiling import estimate_profile, profile
 from pruneaug.errors import DeviceError
 from pruneaug.latency.store import LatencyStore
 from pruneaug.platforms import write_platform
@@ -86,9 +86,9 @@ def test_a_profile_is_shared_by_the_devices_and_measures_our_kernels(tmp_path, a
     assert calls["libraries"] == ("tvm",)
     assert calls["workers"] == 3
     assert calls["timeout_s"] == 250.0
-    missing, cells = cells_to_measure(job)
+    missing, cells, _ = estimate_profile(job)
     assert missing == cells
-    assert cells < cells_to_measure(open_job(toy_job(tmp_path)))[1]  # no dense layers of other libraries
+    assert cells < estimate_profile(open_job(toy_job(tmp_path))).cells  # no dense layers of other libraries
 
 
 def test_the_rest_of_a_network_is_measured_there(tmp_path, asked, monkeypatch):

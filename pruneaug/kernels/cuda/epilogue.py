@@ -76,7 +76,7 @@ def store_columns(
 def _finish(activation: str, values: Any, i: int, total: Any, scalars: Any) -> None:
     """values[i] = clamp(activation(total)); NaN stays NaN."""
     T.buffer_store(values, total, [i])
-    # max and min of CUDA drop NaN: here they would, and so do functions.
+    # CUDA's max and min drop NaN: functions are made of them, and the clamp is not.
     if activation != "none":
         T.buffer_store(values, T.Select(T.isnan(values[i]), values[i], apply(activation, values[i], 1)), [i])
     T.buffer_store(values, T.Select(values[i] < scalars.low, scalars.low, values[i]), [i])

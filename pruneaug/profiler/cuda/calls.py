@@ -17,7 +17,6 @@ import torch
 
 from pruneaug.errors import InputError
 from pruneaug.kernels.cuda.convolutions import conv_product
-from pruneaug.kernels.cuda.formats import TF32
 from pruneaug.kernels.cuda.products import CudaCall, linear_product
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.shapes import ROWS, launch_of, parse_shape
@@ -29,6 +28,8 @@ from pruneaug.profiler.cuda.cases import DENSE, Group, Subject, positions_of
 from pruneaug.profiler.cuda.data import GroupData, as_input, by_position, two_of_four
 from pruneaug.profiler.cuda.device import Device, Run
 from pruneaug.profiler.op_data import layer_output, layer_weight
+from pruneaug.runtime.cuda.recording import use_fastest
+from pruneaug.runtime.cuda.semi_structured import call_now, compress, fastest_algorithm, product
 
 _MOST_COPIES = 256
 _CACHES = 2  # times the second-level cache
@@ -77,41 +78,46 @@ def kernel_calls(call: CudaCall, data: GroupData, folder: ProgramFolder, device:
 
 
 def library_calls(group: Group, subject: Subject, data: GroupData, device: Device) -> SubjectCalls:
-    """PyTorch's layer. Raises InputError for a layer that its semi-structured weights do not fit."""
-    tf32 = group.dtype == TF32.name
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = True  # its first call tries cuDNN's algorithms, the others take the fastest
+    """PyTorch's layer, or its product of a 2:4 weight as a network computes it.
+
+    Raises InputError, CompileError for a layer that its semi-structured weights do not fit.
+    """
+    use_fastest(group.dtype)
+    op, x = group.op, as_input(group.op, data.x)
     if subject.library == TORCH:
-        return _layer(group.op, data.matrix, data, device, _dense_copy)
-    if group.op.matrix_shape[1] % 4:
-        raise InputError(f"2:4 needs in_features that 4 divides, but got {group.op.key}; leave {subject} out")
-    # Its operators choose an algorithm and allocate when they are called, which no graph records.
-    form = torch.sparse.to_sparse_semi_structured
-    matrix = two_of_four(data.matrix) if group.pattern == DENSE else data.matrix
-    return _layer(group.op, matrix, data, device, form, in_graph=False)
+        weight = _dense_copy(layer_weight(op, data.matrix))
+        return _layer(op, lambda weight: layer_output(op, x, weight, data.bias), weight, data, device)
+    if op.matrix_shape[1] % 4:
+        raise InputError(f"2:4 needs in_features that 4 divides, but got {op.key}; leave {subject} out")
+    matrix = two_of_four(data.matrix) if group.pattern == DENSE else None
+    weight = compress(layer_weight(op, data.matrix if matrix is None else matrix))
+    algorithm = fastest_algorithm(weight, x.shape, data.bias)
+    # It allocates when it is called, which no graph records.
+    return _layer(
+        op, lambda weight: product(call_now, x, x.shape, weight, data.bias, algorithm), weight, data, device,
+        matrix=matrix, in_graph=False,
+    )  # fmt: skip
 
 
 def _layer(
     op: Op,
-    matrix: torch.Tensor,
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    weight: torch.Tensor,
     data: GroupData,
     device: Device,
-    form: Callable[[torch.Tensor], torch.Tensor],
+    matrix: torch.Tensor | None = None,
     in_graph: bool = True,
 ) -> SubjectCalls:
-    """The layer with copies of a weight matrix in turn; `form` makes one from PyTorch's weight."""
-    x, weight = as_input(op, data.x), layer_weight(op, matrix)
+    """What PyTorch computes with copies of a weight in turn; see `SubjectCalls`."""
     last: list[torch.Tensor] = []
 
     def call(weight: torch.Tensor) -> None:
-        last[:] = [layer_output(op, x, weight, data.bias)]
+        last[:] = [compute(weight)]
 
-    outputs = positions_of(op) * len(matrix) * matrix.itemsize  # bytes
-    count = _count(weight.nbytes, x.nbytes + outputs, device)
-    calls = tuple(partial(call, form(weight)) for _ in range(count))
-    other = None if matrix is data.matrix else matrix
-    return SubjectCalls(calls, lambda: by_position(last[0]), lambda: last[0].fill_(float("nan")), other, in_graph)
+    outputs = positions_of(op) * op.matrix_shape[0] * data.matrix.itemsize  # bytes
+    count = _count(weight.nbytes, data.x.nbytes + outputs, device)
+    calls = tuple(partial(call, weight.clone()) for _ in range(count))
+    return SubjectCalls(calls, lambda: by_position(last[0]), lambda: last[0].fill_(float("nan")), matrix, in_graph)
 
 
 def _dense_copy(weight: torch.Tensor) -> torch.Tensor:

@@ -43,15 +43,16 @@ class GpuOverRpc:
     def time(
         self, subjects: Sequence[Subject], platform: Platform, *, rounds: int, progress: Progress | None = None
     ) -> tuple[NetworkTime, ...]:
-        """As `time_on_local_gpu`. A session that ends is begun again, a few times.
+        """As `LocalGpu.time`. A session that ends is begun again, a few times.
 
         Raises InputError for a network that cannot be sent, DeviceError if the machine is lost, or its GPU is not that
         of the platform, MeasurementError if the measuring process crashes or hangs.
         """
         networks = GpuNetworks.of(subjects, platform.dtype, rounds)
+        paths = [network.save_to for network in networks.networks]
         there = tuple(
-            replace(network, save_to=None if network.save_to is None else Path(f"network{number}"))
-            for number, network in enumerate(networks.networks)
+            replace(network, save_to=to and Path(f"network{number}"))
+            for number, (network, to) in enumerate(zip(networks.networks, paths))
         )
         with (
             tempfile.TemporaryDirectory(prefix="pruneaug-") as folder,
@@ -62,7 +63,7 @@ class GpuOverRpc:
                 file.write_bytes(packed(replace(networks, networks=there)))
             task = {
                 "networks": str(file),
-                "save_to": [None if n.save_to is None else str(n.save_to) for n in networks.networks],
+                "saved": [n.save_to and [str(n.save_to), str(to)] for n, to in zip(there, paths)],
                 "python": python.python_version(),
             }
             for left in reversed(range(SESSIONS)):

@@ -12,7 +12,6 @@ import math
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +69,12 @@ class RemoteGpu:
                 self._call("append", _NETWORKS, data)
                 yield {"event": "progress", "done": file.tell(), "total": size, "note": "sending the networks"}
         self._call("send", json.dumps({"networks": _NETWORKS, "python": task["python"], "kernels": "."}))
-        numbers = count()
+        saved = iter(task["saved"])  # of each network its file there and here, or none
         for event in self._events(NETWORK_S):
             if event["event"] == "refused":
                 event["error"] = f"the machine at {self._remote.address} {event['error']}"
-            elif event["event"] == "network" and (path := task["save_to"][(number := next(numbers))]) is not None:
-                event["time"]["save_error"] = event["time"]["save_error"] or self._fetched(f"network{number}", path)
+            elif event["event"] == "network" and (files := next(saved)) is not None:
+                event["time"]["save_error"] = event["time"]["save_error"] or self._fetched(*files)
             yield event
 
     def _fetched(self, name: str, path: str) -> str | None:

@@ -16,20 +16,25 @@ Call = Callable[[], Any]
 _WARM_UP = 3  # calls: kernels are loaded, libraries choose theirs, and compilers compile
 
 
+def use_fastest(dtype: str) -> None:
+    """Let PyTorch round float32 to tf32 if that is the dtype, and take cuDNN's fastest algorithms."""
+    torch.set_float32_matmul_precision("high" if dtype == TF32.name else "highest")
+    cudnn.allow_tf32 = dtype == TF32.name
+    cudnn.benchmark = True  # a first call tries its algorithms, the others take the fastest
+
+
 @contextmanager
 def network_settings(dtype: str) -> Iterator[None]:
     """PyTorch's settings while a network in this dtype is compiled and recorded, the same for all networks.
 
-    Float32 is rounded to tf32 if that is the dtype, cuDNN takes its fastest algorithms, and weights are constants to
-    TorchInductor, which may lay them out anew.
+    Those of `use_fastest`, and weights are constants to TorchInductor, which may lay them out anew.
     """
     # Here and not among the options of torch.compile: these come too late for Dynamo, which makes weights constants.
     from torch._inductor import config
 
     before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     try:
-        torch.set_float32_matmul_precision("high" if dtype == TF32.name else "highest")
-        cudnn.allow_tf32, cudnn.benchmark = dtype == TF32.name, True
+        use_fastest(dtype)
         with config.patch(freezing=True):
             yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx
@@ -35,6 +36,44 @@ def compress(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
+def fastest_algorithm(weight: torch.Tensor, size: Sequence[int], bias: torch.Tensor | None) -> int:
+    """cuSPARSELt's number of the algorithm that it finds fastest for `product` with inputs of this size [..., K].
+
+    Raises CompileError where PyTorch does not compute the product.
+    """
+    x = weight.new_zeros((_whole(math.prod(size[:-1])), size[-1]))
+    try:
+        return int(_aten._cslt_sparse_mm_search.default(weight, x.t(), bias, transpose_result=True))
+    except RuntimeError as error:
+        raise CompileError(f"PyTorch must compute its 2:4 product, but raised: {error}") from error
+
+
+def call_now(operator: Callable[..., Any], arguments: Sequence[Any], options: Mapping[str, Any] | None = None) -> Any:
+    """A `call` of `product` that computes."""
+    return operator(*arguments, **(options or {}))
+
+
+def product(
+    call: Callable[..., Any], x: Any, size: Sequence[int], weight: Any, bias: Any | None, algorithm: int
+) -> Any:
+    """The packed W [N, K] times x^T, x of this size [..., K], as rows [tokens, N], with the bias.
+
+    `call` takes an operator of PyTorch, its arguments and options: it calls it, or adds its call to a graph.
+    """
+    tokens = math.prod(size[:-1])
+    rows = call(_aten.reshape.default, (x, [tokens, size[-1]]))
+    if tokens != _whole(tokens):
+        rows = call(_aten.constant_pad_nd.default, (rows, [0, 0, 0, _whole(tokens) - tokens]))
+    rows = call(_aten.contiguous.default, (rows,))  # else x^T would be read as if it were
+    options = {"transpose_result": True, "alg_id": algorithm}
+    y = call(_aten._cslt_sparse_mm.default, (weight, call(_aten.t.default, (rows,)), bias), options)
+    return y if tokens == _whole(tokens) else call(_aten.slice.Tensor, (y, 0, 0, tokens))
+
+
+def _whole(tokens: int) -> int:
+    return tokens + -tokens % _TOKENS
+
+
 def replace_semi_structured(
     graph: fx.GraphModule,
     calls: Sequence[LayerCall],
@@ -62,10 +101,10 @@ def replace_semi_structured(
         try:
             if call.name not in stored:
                 stored[call.name] = _store(graph, f"_two_of_four_{len(stored)}", call, held, form, device, pack)
+            _replace(graph, call, stored[call.name])
         except CompileError as error:
             refused[call.name] = str(error)
             continue
-        _replace(graph, call, stored[call.name])
         replaced.add(call.node)
     return replaced, refused
 
@@ -92,23 +131,15 @@ def _store(
 
 
 def _replace(graph: fx.GraphModule, call: LayerCall, buffers: Sequence[str]) -> None:
-    """In the place of x [..., K] times W [N, K] the product of the packed W and x^T as rows [tokens, K], transposed."""
-    node, tokens = call.node, math.prod(call.shape[:-1])
-    call_function = graph.graph.call_function
+    """In the place of x [..., K] times W [N, K] the product of the packed W."""
+    node = call.node
+    weight, bias = graph.get_buffer(buffers[0]), graph.get_buffer(buffers[1]) if len(buffers) > 1 else None
+    algorithm = fastest_algorithm(weight, call.shape, bias)
     with graph.graph.inserting_before(node):
-        weight, *bias = (graph.graph.get_attr(name) for name in buffers)
-        x = call_function(_aten.reshape.default, (node.args[0], [tokens, call.shape[-1]]))
-        if tokens % _TOKENS:
-            x = call_function(_aten.constant_pad_nd.default, (x, [0, 0, 0, -tokens % _TOKENS]))
-        x = call_function(_aten.contiguous.default, (x,))  # else x^T would be read as if it were
-        y = call_function(
-            _aten._cslt_sparse_mm.default,
-            (weight, call_function(_aten.t.default, (x,)), *bias),
-            {"transpose_result": True},
-        )
-        if tokens % _TOKENS:
-            y = call_function(_aten.slice.Tensor, (y, 0, 0, tokens))
-        y = call_function(_aten.reshape.default, (y, [*call.shape[:-1], int(call.weight.shape[0])]))
+        held = [graph.graph.get_attr(name) for name in buffers]
+        add = graph.graph.call_function
+        y = product(add, node.args[0], call.shape, held[0], held[1] if len(held) > 1 else None, algorithm)
+        y = add(_aten.reshape.default, (y, [*call.shape[:-1], int(call.weight.shape[0])]))
     y.meta = dict(node.meta)
     node.replace_all_uses_with(y)
     graph.graph.erase_node(node)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from emulated import CPU, Recorded, build
+from semi_structured_on_cpu import ALGORITHM, as_it_is, operators
 from test_cuda_graphs import image, network
 from test_cuda_networks import Attention, Block1, blocks, seeded
 from torch import nn
@@ -21,24 +22,9 @@ from pruneaug.sparsity.patterns import NM, TWO_OF_FOUR, Block
 PRODUCT = torch.ops.aten._cslt_sparse_mm.default
 
 
-def as_it_is(weight):
-    """In the place of packing: the stand-in multiplies what was to be packed."""
-    return weight.clone()
-
-
-def product(packed, x, bias=None, alpha=None, out_dtype=None, transpose_result=False, *others):
-    assert x.t().is_contiguous()
-    assert x.shape[1] % 8 == 0
-    y = packed.float() @ x.float()
-    y = (y if bias is None else y + bias.float()[:, None]).to(x.dtype)
-    return y.t().contiguous() if transpose_result else y
-
-
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def on_cpu():
-    """PyTorch has the operator for GPUs only."""
-    with torch.library._scoped_library("aten", "IMPL") as library:
-        library.impl("_cslt_sparse_mm", product, "CPU")
+    with operators():
         yield
 
 
@@ -70,7 +56,7 @@ class Chain(nn.Module):
 
 @pytest.mark.parametrize("tokens", [3, 8])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_network_computes_what_its_masked_one_does(on_cpu, tokens, dtype):
+def test_a_network_computes_what_its_masked_one_does(tokens, dtype):
     for model, x, names in (
         (seeded(Chain), image(2, tokens, 32), ["first", "twice", "last"]),
         (seeded(Attention), image(2, tokens, 32), ["query", "key", "value", "out", "up", "down"]),
@@ -97,8 +83,8 @@ def test_the_operator_gets_the_packed_weight_the_inputs_and_the_bias():
     assert [str(getattr(argument, "target", None)) for argument in first.args] == [
         "_two_of_four_0_weight", "aten.t.default", "_two_of_four_0_bias"
     ]  # fmt: skip
-    assert len(second.args) == 2
-    assert first.kwargs == second.kwargs == {"transpose_result": True}
+    assert second.args[2] is None
+    assert first.kwargs == second.kwargs == {"transpose_result": True, "alg_id": ALGORITHM}
     targets = [str(node.target) for node in graph.graph.graph.nodes]
     assert "aten.relu.default" in targets
     assert "aten.linear.default" not in targets
@@ -110,6 +96,18 @@ def test_shapes_are_those_of_the_network_by_pytorchs_own_meta_function():
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         (found,) = graph.graph(*(mode.from_tensor(value) for value in graph.static))
     assert (found.shape, found.dtype, found.is_contiguous()) == ((2, 5, 32), torch.bfloat16, True)
+
+
+def test_what_pytorch_does_not_compute_stays_its_dense_layer_too(monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("told to refuse")
+
+    monkeypatch.setattr(torch.ops.aten._cslt_sparse_mm_search, "default", refuse)
+    graph = halved(seeded(Chain), (image(2, 3, 32),), ["first", "twice"])
+    assert products(graph) == []
+    assert {layer.reason for layer in graph.report.layers if layer.name == "twice"} == {
+        "PyTorch must compute its 2:4 product, but raised: told to refuse"
+    }
 
 
 def test_calls_of_one_layer_share_the_packed_weight():
@@ -162,7 +160,7 @@ def test_without_a_gpu_nothing_is_packed():
         compress(torch.zeros(32, 32, dtype=torch.bfloat16, device=CPU))
 
 
-def test_a_saved_network_holds_the_packed_weight_and_computes_the_same(on_cpu, tmp_path):
+def test_a_saved_network_holds_the_packed_weight_and_computes_the_same(tmp_path):
     model, x = seeded(lambda: nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 10))), image(3, 32)
     saved = network(halved(model, (x,), ["0"]))
     saved.save(tmp_path / "network")
