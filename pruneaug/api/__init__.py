@@ -1,6 +1,6 @@
 """The verbs of pruneaug: what the command line calls, for Python."""
 
-from pruneaug.api.benching import bench
+from pruneaug.api.bench_checkpoint import bench
 from pruneaug.api.compiling import compile
 from pruneaug.api.exporting import export
 from pruneaug.api.loading import load

@@ -15,16 +15,15 @@ from pruneaug.api import benching
 from pruneaug.api.bench_choices import check_patterns, check_sparsity
 from pruneaug.api.bench_network import Sample, assign, build_network, is_checkpoint, kept_dense, layers_of
 from pruneaug.api.job import Progress, stage
-from pruneaug.api.loading import load_model
+from pruneaug.api.loading import gpu_plans_for, load_model
 from pruneaug.errors import InputError
-from pruneaug.exporter.checkpoint import read_checkpoint
+from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.kernels.cuda.ahead import compile_ahead
 from pruneaug.kernels.cuda.formats import FORMATS
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.cuda.variants import TORCH_2_4
 from pruneaug.network.layers import apply_masks
 from pruneaug.platforms.cuda import gpu_platform
-from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.gpu_networks import (
     GPU_RUNTIMES,
     absent_gpu_packages,
@@ -40,11 +39,11 @@ from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
 from pruneaug.runtime.cuda.building import build_graph
 from pruneaug.runtime.cuda.network import CudaNetwork
 from pruneaug.runtime.plan import Plans
-from pruneaug.searcher.space import assigned_sparsity
 from pruneaug.sparsity.patterns import NM, parse_pattern
 from pruneaug.spec.platform import KERNELS_FOLDER
 
 _EVERY = ("*",)
+_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +62,28 @@ class Pruning:
 class _Case:
     """A dense network, the masks of its pruned layers, and what a result says of them.
 
-    `plans` say what computes layers, and `platform` where they hold; None: anywhere.
+    `plans` say what computes layers of a named network; a checkpoint has its own.
     """
 
     model: nn.Module
     inputs: tuple[torch.Tensor, ...]
     masks: Mapping[str, torch.Tensor]
     facts: Mapping[str, Any]
+    dtype: str
     plans: Plans = field(default_factory=dict)
-    platform: Platform | None = None
+    checkpoint: Checkpoint | None = None
 
-    def plans_on(self, platform: Platform) -> Plans:
-        """What computes each layer, if that holds on this platform."""
-        known = self.platform is None or self.platform.fingerprint == platform.fingerprint
-        return self.plans if known else {}
+    def plans_on(self, arch: str) -> Plans:
+        """What computes each layer on GPUs of this architecture."""
+        return self.plans if self.checkpoint is None else gpu_plans_for(self.checkpoint, arch, self.dtype)
 
 
 def bench_gpu_network(
     name: str,
     *,
     pruning: Pruning | None = None,
-    dtype: str = "bfloat16",
+    model: nn.Module | None = None,
+    dtype: str | None = None,
     against: Sequence[str] = GPU_RUNTIMES,
     sample: Sample | None = None,
     batch: int | None = None,
@@ -97,11 +97,12 @@ def bench_gpu_network(
 ) -> dict[str, Any]:
     """Measure a network by its name, or a checkpoint's, on the GPU `index`: by us pruned and dense, dense in `against`.
 
-    Weights and activations are of `dtype`. Layers that are not pruned are PyTorch's, and torch.compile fuses what is
-    between our kernels; dense by us is the same without our kernels. All runtimes are recorded in CUDA graphs and timed
-    in turns by the GPU's events. `kernels` is a folder of compiled kernels, unless `gpu` has its own; what it lacks is
-    compiled if TVM is installed. `batch` is 1 by default, and a checkpoint's own; a checkpoint has its own `pruning`
-    too. `sample`, `seed` and `trust_code` are those of `bench_network`.
+    Weights and activations are of `dtype`: bfloat16 by default, or what a checkpoint for a GPU is of. Layers that are
+    not pruned are PyTorch's, and torch.compile fuses what is between our kernels; dense by us is the same without
+    them. All runtimes are recorded in CUDA graphs and timed in turns by the GPU's events. `kernels` is a folder of
+    compiled kernels, unless `gpu` has its own; what it lacks is compiled if TVM is installed. `batch` is 1 by default,
+    and a checkpoint's own; a checkpoint has its own `pruning` too. `sample`, `seed` and `trust_code` are those of
+    `bench_network`, `model` is that of `load`.
 
     Returns what `bench_network` does, with `dtype`, `gpu`, `state` of the GPU before and after, and `layers`: what
     computes each of them. Raises InputError, without a GPU too, CompileError, CheckpointError.
@@ -110,10 +111,11 @@ def bench_gpu_network(
     _check(dtype, batch, rounds)
     there = gpu or LocalGpu(index, kernels)
     device = there.device
-    case = _case(name, pruning, sample, batch, seed, trust_code, device.torch_device)
+    case = _case(name, pruning, sample, batch, seed, trust_code, device.torch_device, dtype, model)
+    dtype = case.dtype
     platform = gpu_platform(device.gpu, dtype=dtype)
     ours = there.network(
-        case.model, case.inputs, case.masks, dtype=dtype, variants=case.plans_on(platform),
+        case.model, case.inputs, case.masks, dtype=dtype, variants=case.plans_on(device.gpu.arch),
         progress=stage(progress, "Compile"),
     )  # fmt: skip
     pruned = copy.deepcopy(case.model)
@@ -142,10 +144,13 @@ def bench_gpu_network(
         **case.facts,
         "batch": len(case.inputs[0]),
         **benching.described(times, platform, against),
-        "predicted_ms": None,
+        "predicted_ms": None if case.checkpoint is None else benching.predicted_ms(case.checkpoint, platform),
         "rest": None,
         "patterns": [],
-        "warnings": list(clock_warnings(after)),
+        "warnings": [
+            *(() if case.checkpoint is None else benching.elsewhere(case.checkpoint, platform)),
+            *clock_warnings(after),
+        ],
         "dtype": dtype,
         "gpu": device.gpu.to_json(),
         "state": {"before": before.to_json(), "after": after.to_json()},
@@ -158,7 +163,7 @@ def compile_gpu_network(
     arch: str,
     *,
     pruning: Pruning | None = None,
-    dtype: str = "bfloat16",
+    dtype: str | None = None,
     sample: Sample | None = None,
     batch: int | None = None,
     seed: int = 0,
@@ -172,16 +177,16 @@ def compile_gpu_network(
     """
     _check(dtype, batch, 1)
     cpu = torch.device("cpu")
-    case = _case(name, pruning, sample, batch, seed, trust_code, cpu)
-    plans = case.plans if case.platform is None or case.platform.arch == arch else {}
-    built = build_graph(case.model, case.inputs, case.masks, dtype=dtype, arch=arch, device=cpu, variants=plans)
-    shapes = built.shapes
+    case = _case(name, pruning, sample, batch, seed, trust_code, cpu, dtype)
+    shapes = build_graph(
+        case.model, case.inputs, case.masks, dtype=case.dtype, arch=arch, device=cpu, variants=case.plans_on(arch)
+    ).shapes
     failed = compile_ahead(shapes, arch, ProgramFolder(Path(kernels)), progress=stage(progress, "Compile"))
     return {"arch": arch, "kernels": len(shapes) - len(failed), "failed": failed}
 
 
-def _check(dtype: str, batch: int | None, rounds: int) -> None:
-    if dtype not in FORMATS:
+def _check(dtype: str | None, batch: int | None, rounds: int) -> None:
+    if dtype is not None and dtype not in FORMATS:
         raise InputError(
             f"`dtype` on a GPU must be one of {', '.join(FORMATS)}, but got {dtype!r}{did_you_mean(dtype, FORMATS)}"
         )
@@ -191,7 +196,7 @@ def _check(dtype: str, batch: int | None, rounds: int) -> None:
 
 def _case(
     name: str, pruning: Pruning | None, sample: Sample | None, batch: int | None, seed: int, trust_code: bool,
-    device: torch.device,
+    device: torch.device, dtype: str | None, model: nn.Module | None = None,
 ) -> _Case:  # fmt: skip
     """The network and its masks, on the device."""
     if is_checkpoint(name):
@@ -201,15 +206,11 @@ def _case(
                 "shape and batch out"
             )
         opened = read_checkpoint(name)
-        patterns = {str(choice.pattern) for choice in opened.assignment.values() if not choice.is_dense}
-        facts = {
-            "pattern": patterns.pop() if len(patterns) == 1 else "mixed",
-            "sparsity": assigned_sparsity(opened.assignment, opened.network),
-            "kept_dense": [],
-        }
-        model = load_model(opened, None, trust_code).to(device)
+        there = opened.platform
+        model = load_model(opened, model, trust_code).to(device)
         inputs = tuple(x.to(device) for x in opened.example_inputs)
-        return _Case(model, inputs, opened.masks, facts, opened.plans, opened.platform)
+        dtype = dtype or (there.dtype if there.is_gpu else _DTYPE)
+        return _Case(model, inputs, opened.masks, benching.of_checkpoint(opened), dtype, checkpoint=opened)
     asked = pruning or Pruning()
     check_sparsity(asked.sparsity)
     (block,) = check_patterns([asked.pattern], nm=True)
@@ -226,4 +227,4 @@ def _case(
         "kept_dense": kept_dense(network, block, asked.layers),
     }
     is_nm = isinstance(parse_pattern(block), NM)
-    return _Case(model, inputs, masks, facts, dict.fromkeys(masks, TORCH_2_4) if is_nm else {})
+    return _Case(model, inputs, masks, facts, dtype or _DTYPE, dict.fromkeys(masks, TORCH_2_4) if is_nm else {})

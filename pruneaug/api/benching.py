@@ -1,75 +1,22 @@
-"""The verb `bench`: a checkpoint against the dense network, measured in turns on this machine."""
+"""What all benchmarks of networks share: who takes part, and what is said of their times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from pruneaug.api.job import Progress, stage
-from pruneaug.api.loading import load_model, plans_for, platform_for
-from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
+from pruneaug.exporter.checkpoint import Checkpoint
 from pruneaug.platforms import Platform
 from pruneaug.profiler.gpu_networks import GPU_PACKAGES, absent_gpu_packages, check_gpu_runtimes
 from pruneaug.profiler.network import ROUNDS, NetworkTime, Subject
 from pruneaug.profiler.place import Place
 from pruneaug.profiler.runtimes import RUNTIMES, absent_packages, check_runtimes, installed_versions, package_versions
-from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
-from pruneaug.runtime.graph import export_program
+from pruneaug.report.data import OWN_SPARSE
 from pruneaug.searcher.space import assigned_sparsity
 
 BASELINES = tuple(RUNTIMES)
-
-
-def bench(
-    checkpoint: str | Path,
-    *,
-    model: nn.Module | None = None,
-    against: Sequence[str] = BASELINES,
-    threads: int | None = None,
-    rounds: int = ROUNDS,
-    trust_code: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Measure a checkpoint's network and the same network dense, in `against` and compiled by us.
-
-    Dense times do not depend on the weights' values, so the dense network is the checkpoint's with its zeros computed.
-    Returns what `pruneaug bench --json` prints: `latency_ms` by runtime, `best_dense`, `speedup_vs_best_dense`,
-    `predicted_ms`, `max_relative_error`, `runtimes`, `skipped`, `platform`, `warnings` and more. A runtime whose
-    packages are absent is skipped. `model`, `threads` and `trust_code` are those of `load`.
-    Raises InputError for an unknown runtime, CheckpointError, CompileError.
-    """
-    check_runtimes(against)
-    opened = read_checkpoint(checkpoint)
-    platform = platform_for(opened, threads)
-    network = load_model(opened, model, trust_code)
-    program = export_program(network, opened.example_inputs)
-    dense_plans = {entry["name"]: str(entry["dense_plan"]["variant"]) for entry in opened.info["layers"]}
-    place = Place(platform)
-    warnings = place.warnings()
-    times = measure(
-        place,
-        against,
-        dense=Subject(OWN_DENSE, network, program, opened.network, dense_plans if plans_for(opened, platform) else {}),
-        pruned=Subject(OWN_SPARSE, network, program, opened.network, plans_for(opened, platform), opened.masks),
-        rounds=rounds,
-        progress=progress,
-    )
-    patterns = {str(choice.pattern) for choice in opened.assignment.values() if not choice.is_dense}
-    return {
-        "network": str(checkpoint),
-        "pattern": patterns.pop() if len(patterns) == 1 else "mixed",
-        "sparsity": assigned_sparsity(opened.assignment, opened.network),
-        "batch": len(opened.example_inputs[0]),
-        **described(times, platform, against),
-        "predicted_ms": _predicted_ms(opened, platform),
-        "patterns": [],
-        "kept_dense": [],
-        "warnings": [*warnings, *disturbances(times)],
-    }
 
 
 def described(times: Sequence[NetworkTime], platform: Platform, against: Sequence[str]) -> dict[str, Any]:
@@ -193,7 +140,29 @@ def as_json(time: NetworkTime) -> dict[str, Any]:
     }
 
 
-def _predicted_ms(checkpoint: Checkpoint, platform: Platform) -> float | None:
+def of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a result says of a checkpoint's pruning."""
+    patterns = {str(choice.pattern) for choice in checkpoint.assignment.values() if not choice.is_dense}
+    return {
+        "pattern": patterns.pop() if len(patterns) == 1 else "mixed",
+        "sparsity": assigned_sparsity(checkpoint.assignment, checkpoint.network),
+        "kept_dense": [],
+    }
+
+
+def elsewhere(checkpoint: Checkpoint, platform: Platform) -> tuple[str, ...]:
+    """A warning if the checkpoint is for another platform."""
+    there = checkpoint.platform
+    if there.fingerprint == platform.fingerprint:
+        return ()
+    return (
+        f"the network was pruned for {there.name} ({there.cpu}), and this is {platform.name} ({platform.cpu}): "
+        "these are no times of that platform",
+    )
+
+
+def predicted_ms(checkpoint: Checkpoint, platform: Platform) -> float | None:
+    """What the export predicted, if it was for this platform."""
     if checkpoint.info["platform"]["fingerprint"] != platform.fingerprint:
         return None
     value = checkpoint.info["latency"]["ms_predicted"]

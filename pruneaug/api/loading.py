@@ -11,9 +11,9 @@ from pruneaug.errors import CheckpointError, InputError, SpecError
 from pruneaug.exporter.artifact import find_artifact
 from pruneaug.exporter.checkpoint import Checkpoint, read_checkpoint
 from pruneaug.platforms import Platform, detect
-from pruneaug.platforms.cuda import detect_gpu, gpu_platform
+from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.local_gpu import LocalGpu
-from pruneaug.runtime.cuda.network import CudaNetwork, is_cuda_network, load_cuda_network
+from pruneaug.runtime.cuda.network import CudaNetwork, is_cuda_network
 from pruneaug.runtime.graph import export_program
 from pruneaug.spec import parse_job
 from pruneaug.tasks import build_task
@@ -47,7 +47,7 @@ def load(
     if artifact and (model is not None or threads is not None):
         raise InputError("an artifact has its own weights and threads; leave `model` and `threads` out, or `artifact`")
     if is_cuda_network(path):
-        return load_cuda_network(path, detect_gpu().arch)
+        return LocalGpu().load(path)
     if not Path(path).exists():
         raise CheckpointError(
             f"a checkpoint's folder, or a file that `save` wrote, must be at {path}, but nothing is there; "
@@ -81,19 +81,23 @@ def _load_for_gpu(
 ) -> CudaNetwork:
     """The network of a checkpoint on the first GPU of this machine, in the dtype of the export's platform."""
     dtype = checkpoint.platform.dtype
+    check_threads(checkpoint, threads)
+    gpu = LocalGpu()
+    here = gpu_platform(gpu.device.gpu, dtype=dtype)
+    if artifact:
+        return gpu.load(find_artifact(checkpoint, here))
+    network = load_model(checkpoint, model, trust_code)
+    return gpu.network(
+        network, checkpoint.example_inputs, checkpoint.masks, dtype=dtype, variants=plans_for(checkpoint, here)
+    )
+
+
+def check_threads(checkpoint: Checkpoint, threads: int | None) -> None:
+    """Raises InputError for threads of a network for a GPU."""
     if threads is not None:
         raise InputError(
             f"{checkpoint.folder} is a network for a GPU, which has no threads, but got {threads}; leave `threads` out"
         )
-    if artifact:
-        gpu = detect_gpu()
-        return load_cuda_network(find_artifact(checkpoint, gpu_platform(gpu, dtype=dtype)), gpu.arch)
-    gpu_here = LocalGpu()
-    here = gpu_platform(gpu_here.device.gpu, dtype=dtype)
-    network = load_model(checkpoint, model, trust_code)
-    return gpu_here.network(
-        network, checkpoint.example_inputs, checkpoint.masks, dtype=dtype, variants=plans_for(checkpoint, here)
-    )
 
 
 def platform_for(checkpoint: Checkpoint, threads: int | None) -> Platform:
@@ -111,7 +115,15 @@ def platform_for(checkpoint: Checkpoint, threads: int | None) -> Platform:
 
 def plans_for(checkpoint: Checkpoint, platform: Platform) -> dict[str, str]:
     """The exported plans on the platform they were measured on; elsewhere none, and the likeliest variants serve."""
-    return dict(checkpoint.plans) if checkpoint.info["platform"]["fingerprint"] == platform.fingerprint else {}
+    if platform.is_gpu:
+        return gpu_plans_for(checkpoint, platform.arch, platform.dtype)
+    return dict(checkpoint.plans) if checkpoint.platform.fingerprint == platform.fingerprint else {}
+
+
+def gpu_plans_for(checkpoint: Checkpoint, arch: str, dtype: str) -> dict[str, str]:
+    """The exported plans on GPUs of the architecture they were measured on, which compiled kernels are for."""
+    there = checkpoint.platform
+    return dict(checkpoint.plans) if (there.arch, there.dtype) == (arch, dtype) else {}
 
 
 def load_model(checkpoint: Checkpoint, model: nn.Module | None = None, trust_code: bool = False) -> nn.Module:

@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pruneaug.api.bench_checkpoint import bench
 from pruneaug.api.bench_gpu_network import Pruning
 from pruneaug.api.bench_kernels import FLOAT32, LIBRARIES, bench_kernels
 from pruneaug.api.bench_network import Sample, bench_network, build_network, is_checkpoint, layers_of
-from pruneaug.api.benching import BASELINES, bench
+from pruneaug.api.benching import BASELINES
 from pruneaug.cli.gpu import gpu_of, run_network_on_gpu, run_on_gpu
 from pruneaug.cli.output import Json, console, print_json
 from pruneaug.cli.tables import bench_table, kernels_table
 from pruneaug.errors import InputError
+from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.profiler.cuda.cases import LIBRARIES as GPU_LIBRARIES
 from pruneaug.profiler.gpu_networks import GPU_RUNTIMES
 from pruneaug.profiler.network import ROUNDS
@@ -83,7 +85,8 @@ def network(
         typer.Option(help="On a GPU: names of the layers to prune, with commas, as *.query,*.dense; default: all."),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="On a GPU: float16, bfloat16 (default), tf32 or float32; on a CPU float32.")
+        str | None,
+        typer.Option(help="On a GPU: float16, bfloat16 (default), tf32, float32, or a checkpoint's; on a CPU float32."),
     ] = None,
     against: Annotated[
         str | None,
@@ -92,7 +95,9 @@ def network(
             f"of {', '.join(RUNTIMES)}, on a GPU of {', '.join(GPU_RUNTIMES)}."
         ),
     ] = None,
-    device: Device = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, or a GPU by its number, as cuda:1; default: cpu, or a checkpoint's.")
+    ] = None,
     kernels_folder: KernelsFolder = KERNELS_FOLDER,
     compile_for: CompileFor = None,
     batch: Batch = None,
@@ -105,12 +110,14 @@ def network(
     as_json: Json = False,
 ) -> None:
     """Measure a whole network, pruned and dense, in turns with other runtimes."""
+    if device is None:
+        device = "cuda" if is_checkpoint(name) and read_checkpoint(name).platform.is_gpu else "cpu"
     index = gpu_of(device, threads, compile_for)
     if index is not None:
         run_network_on_gpu(
             name,
             pruning=_pruning(pattern, sparsity, layers),
-            dtype=dtype or "bfloat16",
+            dtype=dtype,
             sample=_sample(shape, vocabulary),
             batch=batch,
             seed=seed or 0,

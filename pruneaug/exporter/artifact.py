@@ -15,7 +15,8 @@ from pruneaug.files import storage_errors
 from pruneaug.platforms.platform import Platform
 
 _DIGEST = "artifact_sha256"
-_PACKAGES = ("apache-tvm", "pruneaug")  # what compiled code depends on; PyTorch may be another
+# What compiled code depends on. PyTorch may be another, and what is for a GPU says itself what it needs.
+_CPU_PACKAGES, _GPU_PACKAGES = ("apache-tvm", "pruneaug"), ("pruneaug",)
 
 
 def artifact_path(folder: Path, platform: Platform) -> Path:
@@ -62,7 +63,8 @@ def find_artifact(checkpoint: Checkpoint, here: Platform) -> Path:
 
 
 def _version_differences(here: Platform, there: Platform) -> tuple[str, ...]:
-    return tuple(line for line in here.version_differences(there) if line.partition(":")[0] in _PACKAGES)
+    packages = _GPU_PACKAGES if there.is_gpu else _CPU_PACKAGES
+    return tuple(line for line in here.version_differences(there) if line.partition(":")[0] in packages)
 
 
 def _sha256(path: Path) -> str:

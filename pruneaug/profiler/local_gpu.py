@@ -22,7 +22,7 @@ from pruneaug.profiler.gpu_networks import GPU_RUNTIMES, GpuSubject, time_on_gpu
 from pruneaug.profiler.network import NetworkTime, Progress, Subject
 from pruneaug.runtime.cuda.building import build_graph
 from pruneaug.runtime.cuda.choice import Choose, largest_that_fills
-from pruneaug.runtime.cuda.network import CudaNetwork
+from pruneaug.runtime.cuda.network import CudaNetwork, load_cuda_network
 from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
 from pruneaug.runtime.cuda.recording import GraphRecorder, Recorder
 from pruneaug.runtime.plan import Plans
@@ -75,6 +75,13 @@ class LocalGpu:
         )  # fmt: skip
         programs = compiled_programs(built.shapes, arch, self.folder, progress)
         return CudaNetwork(built, programs, compiled=compiled, recorder=self.recorder, kernels=self._kernels)
+
+    def load(self, path: str | Path) -> CudaNetwork:
+        """The network that `CudaNetwork.save` wrote, on this GPU. Raises CheckpointError: see `load_cuda_network`."""
+        device = self.device
+        return load_cuda_network(
+            path, device.gpu.arch, device.torch_device, recorder=self.recorder, kernels=self._kernels
+        )
 
     def time(
         self, subjects: Sequence[Subject], platform: Platform, *, rounds: int, progress: Progress | None = None

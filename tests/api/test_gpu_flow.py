@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from computed_gpu import GPU, ComputedProcess
+from toy_flow import pruneaug as command
 from toy_flow import toy_job
 
 import pruneaug
 from pruneaug.api import profiling
-from pruneaug.api.bench_gpu_network import bench_gpu_network
 from pruneaug.errors import CheckpointError, DeviceError, InputError
 from pruneaug.exporter.checkpoint import read_checkpoint
 from pruneaug.platforms.gpu_state import GpuState
@@ -54,10 +54,9 @@ def gpu(monkeypatch):
     )
     device = FakeDevice()
     local = partial(LocalGpu, make_device=lambda index: device, recorder=Recorded(), kernels=KERNELS)
-    for module in ("job", "loading"):
+    for module in ("job", "loading", "bench_gpu_network"):
         monkeypatch.setattr(f"pruneaug.api.{module}.LocalGpu", local)
-        monkeypatch.setattr(f"pruneaug.api.{module}.detect_gpu", lambda index=0: device.gpu)
-    monkeypatch.setattr("pruneaug.runtime.cuda.network.GraphRecorder", Recorded)
+    monkeypatch.setattr("pruneaug.api.job.detect_gpu", lambda index=0: device.gpu)
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
     return device
 
@@ -100,6 +99,8 @@ def test_a_job_ends_with_a_network_that_computes_what_pytorch_does(tmp_path, gpu
     plain.load_state_dict(dict(opened.weights))
     with torch.no_grad():
         expected = plain(*opened.example_inputs)
+    # A machine that runs the network needs no compiler of kernels.
+    monkeypatch.setattr("pruneaug.platforms.cuda.installed", lambda packages: {"pruneaug": pruneaug.__version__})
     for options in ({"artifact": True}, {"trust_code": True}):
         network = pruneaug.load(exported.checkpoint, **options)
         assert isinstance(network, CudaNetwork)
@@ -109,13 +110,19 @@ def test_a_job_ends_with_a_network_that_computes_what_pytorch_does(tmp_path, gpu
     plans = {name: opened.plans[name].split("-") for name in ours}
     assert all(part in named[name].split("-") for name, parts in plans.items() for part in parts)
 
-    local = LocalGpu(make_device=lambda index: gpu, recorder=Recorded(), kernels=KERNELS)
-    result = bench_gpu_network(str(exported.checkpoint), dtype="float32", rounds=1, trust_code=True, gpu=local)
+    result = pruneaug.bench(exported.checkpoint, rounds=1, trust_code=True)
     assert result["latency_ms"].keys() == {"torch", "torch-compile", OWN_DENSE, OWN_SPARSE}
     assert {layer["name"]: layer["kernel"] for layer in result["layers"]} == named
+    assert (result["dtype"], result["predicted_ms"]) == ("float32", report["best"]["latency_ms_predicted"])
+    assert not any("no times of that platform" in warning for warning in result["warnings"])
+    ended = command("bench", exported.checkpoint, "--trust-code", "--rounds", 1, "--dtype", "bfloat16", "--json")
+    other = json.loads(ended.out)
+    assert (other["dtype"], other["predicted_ms"]) == ("bfloat16", None)
+    assert any(warning.startswith("the network was pruned for fake-gpu (Fake") for warning in other["warnings"])
 
-    with pytest.raises(InputError, match="a network for a GPU, which has no threads, but got 2; leave `threads` out"):
-        pruneaug.load(exported.checkpoint, threads=2)
+    for verb in (pruneaug.load, pruneaug.bench):
+        with pytest.raises(InputError, match="a network for a GPU, which has no threads, but got 2; leave `threads`"):
+            verb(exported.checkpoint, threads=2)
     gpu.gpu = replace(GPU, name="Another", multiprocessors=7)
     with pytest.raises(CheckpointError, match="runs only on the platform and versions that it was compiled with"):
         pruneaug.load(exported.checkpoint, artifact=True)

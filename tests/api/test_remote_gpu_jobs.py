@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from computed_gpu import GPU, ComputedProcess
 from toy_flow import pruneaug, write_job
 
@@ -152,6 +153,7 @@ def test_a_job_is_profiled_and_exported_by_a_server(tmp_path, monkeypatch):
     assert all(row["error"] is None for row in rows.values())
     assert any("clocks were held down" in warning for warning in report["warnings"])
     assert report["best"]["latency_ms_measured"] < rows[OWN_DENSE]["latency_ms"]
-    saved = load_cuda_network(tmp_path / "run" / report["artifact"], GPU.arch)  # it came back whole
+    artifact = tmp_path / "run" / report["artifact"]
+    saved = load_cuda_network(artifact, GPU.arch, torch.device("cpu"))  # it came back whole
     masks = read_checkpoint(tmp_path / "run" / "checkpoint").masks
     assert set(masks) == {layer.name for layer in saved.report.layers if layer.kernel}

@@ -12,11 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import fx
+from torch.export.passes import move_to_device_pass
 
 from pruneaug.errors import CheckpointError, InputError
 from pruneaug.files import atomic_file
 from pruneaug.kernels.cuda.program import Program, generator_digest
 from pruneaug.kernels.cuda.shapes import parse_shape
+from pruneaug.kernels.cuda.variants import TORCH_2_4
 from pruneaug.runtime.cuda.building import CudaGraph, arrange_kernels
 from pruneaug.runtime.cuda.operator import KERNELS, LoadedKernels
 from pruneaug.runtime.cuda.recording import Call, GraphRecorder, Recorder, network_settings
@@ -113,7 +115,7 @@ class CudaNetwork:
         with tracing(), torch.no_grad():
             program = torch.export.export(graph, built.static, strict=False)
             program.example_inputs = None  # as large as a batch, and without meaning
-            torch.export.save(program, data)
+            torch.export.save(move_to_device_pass(program, "cpu"), data)  # another GPU may load it
         tensors = {_GRAPH: _bytes(data.getvalue())}
         tensors |= {program.shape.key: _bytes(program.cubin) for program in self._programs}
         facts = {
@@ -124,6 +126,7 @@ class CudaNetwork:
             "results": [str(dtype).removeprefix("torch.") for dtype in built.results],
             "programs": {program.shape.key: _facts(program) for program in self._programs},
             "compiled": self._compiled,
+            "cusparselt": _cusparselt(self.report),
             "report": self.report.to_json(),
         }
         with atomic_file(path) as part:
@@ -133,14 +136,15 @@ class CudaNetwork:
 def load_cuda_network(
     path: str | Path,
     arch: str,
+    device: torch.device,
     *,
     recorder: Recorder | None = None,
     kernels: LoadedKernels = KERNELS,
 ) -> CudaNetwork:
-    """The network that `CudaNetwork.save` wrote, on a GPU of architecture `arch`.
+    """The network that `CudaNetwork.save` wrote, on the GPU `device` of architecture `arch`.
 
     It holds machine code: load only files that you trust. Raises CheckpointError for a file that is no such network, or
-    is for another architecture or of another version of the package.
+    is for another architecture or of another version of the package, or of cuSPARSELt if that has packed its weights.
     """
     path = Path(path)
     try:
@@ -150,6 +154,9 @@ def load_cuda_network(
                 raise ValueError("another version of pruneaug wrote it")
             if facts["arch"] != arch:
                 raise ValueError(f"it is for GPUs of architecture {facts['arch']} and this one is {arch}")
+            report = CudaReport.from_json(facts["report"])
+            if facts["cusparselt"] != (found := _cusparselt(report)):
+                raise ValueError(f"cuSPARSELt {facts['cusparselt']} has packed its weights and this one is {found}")
             programs = [
                 Program(
                     parse_shape(key), arch, tuple((name, kind) for name, kind in known["parameters"]),
@@ -158,7 +165,7 @@ def load_cuda_network(
                 for key, known in facts["programs"].items()
             ]  # fmt: skip
             data = io.BytesIO(file.get_tensor(_GRAPH).numpy().tobytes())
-        module = torch.export.load(data).module(check_guards=False)
+        module = move_to_device_pass(torch.export.load(data), device).module(check_guards=False)
         assert isinstance(module, fx.GraphModule)
         graph = fx.GraphModule(module, module.graph)  # as it was built: without the hooks of an export
         arrange_kernels(graph, torch.channels_last)
@@ -168,7 +175,7 @@ def load_cuda_network(
             tuple(_like(node.meta["val"]) for node in graph.graph.nodes if node.op == "placeholder"),
             tuple(getattr(torch, name) for name in facts["results"]),
             tuple(program.shape for program in programs),
-            CudaReport.from_json(facts["report"]),
+            report,
         )
         compiled = bool(facts["compiled"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
@@ -186,6 +193,12 @@ def is_cuda_network(path: str | Path) -> bool:
             return _KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
         return False
+
+
+def _cusparselt(report: CudaReport) -> int | None:
+    """The version of the library that packs 2:4 weights, in a layout of its own, if a layer has such; else None."""
+    packed = any(layer.kernel == TORCH_2_4 for layer in report.layers)
+    return torch.backends.cusparselt.version() if packed else None
 
 
 def _facts(program: Program) -> dict[str, Any]:

@@ -323,7 +323,7 @@ def test_a_saved_network_is_loaded_with_its_kernels_and_computes_the_same(fillin
     saved.save(path)
     assert is_cuda_network(path)
     kernels = LoadedKernels()
-    loaded = load_cuda_network(path, ARCH, recorder=Recorded(), kernels=kernels)
+    loaded = load_cuda_network(path, ARCH, CPU, recorder=Recorded(), kernels=kernels)
     assert (loaded.report, loaded.inputs) == (saved.report, saved.inputs)
     assert torch.equal(loaded(image(4, 32)), saved(image(4, 32)))
     assert kernels._programs == {program.shape.key: program for program in saved._programs}
@@ -335,13 +335,33 @@ def test_images_are_held_with_their_channels_last_after_loading_too(filling, tmp
     model = seeded(Block1)
     saved = network(build(model, (image(2, 8, 7, 9),), blocks(model, ["second"], Block(8, 8))))
     saved.save(tmp_path / "network")
-    loaded = load_cuda_network(tmp_path / "network", ARCH, recorder=Recorded())
+    loaded = load_cuda_network(tmp_path / "network", ARCH, CPU, recorder=Recorded())
     for held in (saved, loaded):
         assert held._built.static[0].stride() == (8 * 63, 1, 72, 8)
         kernels = [call.weight for call in layer_calls(held._built.graph) if call.weight.dim() == 4]
         assert [kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels] == [True, True]
         assert not any(kernel.is_contiguous() for kernel in kernels[:1])
     torch.testing.assert_close(loaded(image(2, 8, 7, 9)), saved(image(2, 8, 7, 9)))
+
+
+def test_a_saved_network_is_loaded_onto_any_device(tmp_path):
+    class Positions(nn.Module):
+        """With a constant, and a tensor that is made on the device."""
+
+        def __init__(self):
+            super().__init__()
+            self.linear, self.weights = nn.Linear(32, 32), nn.Linear(32, 48)
+            self.register_buffer("scale", torch.rand(32))
+
+        def forward(self, x):
+            return self.weights(self.linear(x) * self.scale + torch.arange(32, device=x.device))
+
+    model = seeded(Positions)
+    network(build(model, (image(4, 32),), blocks(model, ["weights"], Block(8, 8)))).save(tmp_path / "network")
+    loaded = load_cuda_network(tmp_path / "network", ARCH, torch.device("meta"), recorder=Recorded())
+    held = [*loaded._built.graph.buffers(), *loaded._built.graph.parameters(), *loaded._built.static]
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    assert [y.device.type for y in loaded.replay()] == ["meta"]
 
 
 def changed(path, **facts):
@@ -355,13 +375,13 @@ def test_a_file_for_another_gpu_or_version_or_of_something_else_is_refused(tmp_p
     path = tmp_path / "network"
     network(built()).save(path)
     with pytest.raises(CheckpointError, match="for GPUs of architecture sm_80 and this one is sm_90a"):
-        load_cuda_network(path, "sm_90a")
+        load_cuda_network(path, "sm_90a", CPU)
     changed(path, generator="0" * 12)
     with pytest.raises(CheckpointError, match="another version of pruneaug wrote it"):
-        load_cuda_network(path, ARCH)
+        load_cuda_network(path, ARCH, CPU)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="must be a network that this version of pruneaug saved"):
-        load_cuda_network(path, ARCH)
+        load_cuda_network(path, ARCH, CPU)
     assert not is_cuda_network(path)
     save_file({"x": torch.zeros(1)}, str(path))
     assert not is_cuda_network(path)

@@ -11,7 +11,7 @@ from test_cuda_networks import Attention, Block1, blocks, seeded
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pruneaug.errors import CompileError, InputError
+from pruneaug.errors import CheckpointError, CompileError, InputError
 from pruneaug.network.layers import apply_masks, get_weight
 from pruneaug.runtime.cuda.network import load_cuda_network
 from pruneaug.runtime.cuda.report import CudaReport
@@ -160,11 +160,15 @@ def test_without_a_gpu_nothing_is_packed():
         compress(torch.zeros(32, 32, dtype=torch.bfloat16, device=CPU))
 
 
-def test_a_saved_network_holds_the_packed_weight_and_computes_the_same(tmp_path):
+def test_a_saved_network_holds_the_packed_weight_and_computes_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cusparselt, "version", lambda: 702)
     model, x = seeded(lambda: nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 10))), image(3, 32)
     saved = network(halved(model, (x,), ["0"]))
     saved.save(tmp_path / "network")
-    loaded = load_cuda_network(tmp_path / "network", "sm_80", recorder=Recorded())
+    loaded = load_cuda_network(tmp_path / "network", "sm_80", CPU, recorder=Recorded())
     assert loaded.report == saved.report
     assert len(products(loaded._built)) == 1
     assert torch.equal(loaded(x), saved(x))
+    monkeypatch.setattr(torch.backends.cusparselt, "version", lambda: 800)
+    with pytest.raises(CheckpointError, match="cuSPARSELt 702 has packed its weights and this one is 800"):
+        load_cuda_network(tmp_path / "network", "sm_80", CPU)
