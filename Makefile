@@ -31,6 +31,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
+# TVM's runtime for ARM: tests run networks that were compiled for it under an emulator, if TVM_AARCH64 names this folder.
+$(VENV)/aarch64: $(STAMP)
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 --dest $@.wheels \
+	  $$(grep -E '^apache-tvm(-ffi)?==' constraints.txt)
+	for wheel in $@.wheels/*.whl; do $(BIN)/python -m zipfile -e $$wheel $@ || exit 1; done
+	rm -rf $@.wheels
+
 # After a deliberate upgrade in .venv: pin what is installed now.
 constraints:
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt

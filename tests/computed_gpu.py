@@ -40,5 +40,5 @@ class ComputedProcess:
                 continue
             rate = 1e5 / (number + 1) if subject.variant else 4e5  # the first kernel is the fastest, the library faster
             us = 1 + group.op.macs * (1 - group.sparsity) / rate
-            state = {"before": STATE, "after": STATE}
+            state = {"before": STATE, "during": STATE}
             yield timed(group, subject, gpu, np.array([us, us]), max_relative_error=1e-3, state=state)

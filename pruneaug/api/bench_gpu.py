@@ -31,7 +31,7 @@ from pruneaug.profiler.cuda.cases import (
 )
 from pruneaug.profiler.cuda.process import BUDGET_S, DEVICE, TIMEOUT_S, GpuProcess
 from pruneaug.profiler.cuda.programs import compile_missing
-from pruneaug.profiler.cuda.records import GpuRecord, Journal, by_speed, clock_warnings
+from pruneaug.profiler.cuda.records import GpuRecord, Journal, by_speed, warnings_of
 from pruneaug.profiler.cuda.run import profile_groups
 from pruneaug.registry import did_you_mean
 
@@ -110,7 +110,7 @@ def bench_gpu_kernels(
             for pattern in blocks
             if not fits(op, pattern)
         ],
-        "warnings": warnings + clock_warnings(row for rows in found.values() for row in rows),
+        "warnings": warnings + warnings_of([row for rows in found.values() for row in rows]),
     }
 
 

@@ -104,8 +104,8 @@ def bench_gpu_network(
     and a checkpoint's own; a checkpoint has its own `pruning` too. `sample`, `seed` and `trust_code` are those of
     `bench_network`, `model` is that of `load`.
 
-    Returns what `bench_network` does, with `dtype`, `gpu`, `state` of the GPU before and after, and `layers`: what
-    computes each of them. Raises InputError, without a GPU too, CompileError, CheckpointError.
+    Returns what `bench_network` does, with `dtype`, `gpu`, `state` of the GPU before the rounds and its worst during
+    them, and `layers`: what computes each of them. Raises InputError, without a GPU too, CompileError, CheckpointError.
     """
     check_gpu_runtimes(against)
     _check(dtype, batch, rounds)
@@ -130,7 +130,7 @@ def bench_gpu_network(
         if absent_gpu_packages(runtime) is None
     ]
     before = device.state()
-    times = time_on_gpu(
+    times, during = time_on_gpu(
         [
             *subjects,
             own_subject(OWN_DENSE, case.model, case.inputs, dense),
@@ -138,7 +138,6 @@ def bench_gpu_network(
         ],
         case.inputs, dtype, device, rounds=rounds, progress=stage(progress, "Bench"),
     )  # fmt: skip
-    after = device.state()
     return {
         "network": name,
         **case.facts,
@@ -149,11 +148,11 @@ def bench_gpu_network(
         "patterns": [],
         "warnings": [
             *(() if case.checkpoint is None else benching.elsewhere(case.checkpoint, platform)),
-            *clock_warnings(after),
+            *clock_warnings(during),
         ],
         "dtype": dtype,
         "gpu": device.gpu.to_json(),
-        "state": {"before": before.to_json(), "after": after.to_json()},
+        "state": {"before": before.to_json(), "during": None if during is None else during.to_json()},
         "layers": ours.report.to_json()["layers"],
     }
 

@@ -93,7 +93,7 @@ class OpenJob:
             return Place(self.platform, spec.remote)
         if spec.remote is None:
             return Place(self.platform, gpu=LocalGpu(spec.gpu, spec.kernels))
-        return Place(self.platform, gpu=GpuOverRpc(spec.remote, spec.gpu))
+        return Place(self.platform, gpu=GpuOverRpc(spec.remote, spec.gpu, spec.kernels))
 
     def _known_platform(self) -> Platform | None:
         """What lies beside the table of a platform that need not be at hand, by its name."""

@@ -98,12 +98,13 @@ def run_network_on_gpu(
 
 def network_facts(result: Mapping[str, Any]) -> RenderableType:
     """The GPU and its clocks, and the layers that are pruned and PyTorch's all the same."""
-    facts, clocks = result["gpu"], [result["state"][when]["sm_mhz"] for when in ("before", "after")]
+    states = [result["state"][when] for when in ("before", "during")]
+    facts, clocks = result["gpu"], [state and state["sm_mhz"] for state in states]
     at = ", ".join("unknown" if clock is None else f"{clock:.0f} MHz" for clock in clocks)
     ours = sum(layer["kernel"] is not None for layer in result["layers"])
     lines = [
         f"{facts['name']} ({facts['arch']}), driver {facts['driver']}, {result['dtype']}",
-        f"clocks before and after: {at}",
+        f"clocks before and, at least, during the rounds: {at}",
         f"{ours} of {len(result['layers'])} layers by our kernels",
     ]
     lines += [f"PyTorch's: {layer['name']}: {layer['reason']}" for layer in result["layers"] if layer["reason"]]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from threading import Event, Thread
 from typing import Any, TypeVar
 
 _TIMEOUT_S = 20
+_PERIOD_S = 0.1  # between two readings
 _STATE = (
     "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "clocks_event_reasons.active", "driver_version",
 )  # fmt: skip
@@ -59,6 +62,48 @@ def gpu_state(gpu: str) -> GpuState:
 def gpu_limits(gpu: str) -> GpuLimits:
     """Of the GPU with this UUID, asked for as `gpu_state` asks."""
     return _by_nvml(gpu, _limits_by_nvml) or GpuLimits(*map(_number, _by_smi(gpu, _LIMITS)))
+
+
+@contextmanager
+def watched(read: Callable[[], GpuState]) -> Iterator[Callable[[], GpuState]]:
+    """Read at once and then again and again, in a thread, while the block runs.
+
+    After the block, what it gives is the worst of all readings: see `worst`. A GPU that waits shows nothing of what
+    holds it down at work.
+    """
+    readings: list[GpuState] = []
+    over = Event()
+
+    def watch() -> None:
+        while True:
+            readings.append(read())
+            if over.wait(_PERIOD_S):
+                return
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield lambda: worst(readings)
+    finally:
+        over.set()
+        thread.join()
+
+
+def worst(readings: Sequence[GpuState]) -> GpuState:
+    """The lowest clocks, the highest power and temperature, and all that held the clocks down, of some readings."""
+
+    def known(values: Iterable[Any]) -> list[Any]:
+        return [value for value in values if value is not None]
+
+    reasons = known(state.held_down_by for state in readings)
+    return GpuState(
+        min(known(state.sm_mhz for state in readings), default=None),
+        min(known(state.memory_mhz for state in readings), default=None),
+        max(known(state.power_w for state in readings), default=None),
+        max(known(state.temperature_c for state in readings), default=None),
+        tuple(dict.fromkeys(reason for some in reasons for reason in some)) if reasons else None,
+        next(iter(known(state.driver for state in readings)), None),
+    )
 
 
 def held_down(reasons: Sequence[str] | None) -> tuple[str, ...]:

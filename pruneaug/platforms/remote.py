@@ -25,6 +25,7 @@ from pruneaug.spec.platform import HardwareSpec
 
 ARCHITECTURES = ("aarch64", "x86_64")
 _COMPILERS = ("apache-tvm", "pruneaug")  # whose versions decide the kernels' speed
+_OF_ARM = ("neon", "sve")
 _ALLOWED = "proc/self/status"
 _MOST_CACHES = 8
 
@@ -85,7 +86,8 @@ def remote_platform(
     """The platform of a device with `threads` threads (none: one per core); `hardware` goes before what it told.
 
     Its fingerprint is the one that `detect` finds on the device itself, where `hardware` says nothing else. Raises
-    SpecError for a name that is no folder name, or for too many threads; DeviceError if facts are missing.
+    SpecError for a name that is no folder name, too many threads or extensions of other CPUs; DeviceError if facts are
+    missing.
     """
     check_name(name)
     with _root(facts) as root:
@@ -99,7 +101,12 @@ def remote_platform(
             f"{arch}; choose another device"
         )
     cpu = hardware.cpu or cpu_model(info) or (arch if info else "")
-    isa = vector_extensions(info, arch) if hardware.isa is None else tuple(hardware.isa)
+    if others := [name for name in hardware.isa or () if (name in _OF_ARM) != (arch == "aarch64")]:
+        raise SpecError(
+            f"platform.remote.hardware.isa must be of {arch} CPUs, but got {', '.join(others)}; leave it out, and the "
+            "device tells"
+        )
+    isa = vector_extensions(info if hardware.isa is None else {"flags": " ".join(hardware.isa)}, arch)
     found = {"arch": arch, "cpu": cpu, "isa": isa or info, "cores": cores}
     if missing := [key for key, value in found.items() if not value]:
         raise DeviceError(

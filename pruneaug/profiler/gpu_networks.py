@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from pruneaug.errors import InputError, MeasurementError, PruneaugError
 from pruneaug.kernels.cuda.formats import FORMATS, TF32
+from pruneaug.platforms.gpu_state import GpuState, watched
 from pruneaug.profiler.cuda.device import Device, Run
 from pruneaug.profiler.network import NetworkTime, network_time
 from pruneaug.profiler.network_worker import relative_distance, tensors_of
@@ -107,9 +108,10 @@ def time_on_gpu(
     *,
     rounds: int,
     progress: Callable[[int, int, str], None] | None = None,
-) -> tuple[NetworkTime, ...]:
+) -> tuple[tuple[NetworkTime, ...], GpuState | None]:
     """Time the subjects in turns, `rounds` times some calls of each; the order is that of the subjects.
 
+    Returns with the times what the GPU did in the rounds, at its worst; None if there were none.
     One that fails, or whose outputs are too far from float64, becomes a result with an error and is not saved; all do
     if the GPU fails in a round. Without rounds they are only compiled, checked and saved.
     """
@@ -135,25 +137,38 @@ def time_on_gpu(
             error = f"{type(failure).__name__}: {failure}"
         unsaved = None if subject.save is None else error or _unsaved(subject.save)
         results.append(replace(network_time(subject.runtime, [], accuracy, error), save_error=unsaved))
-    times_us: dict[int, list[float]] = {index: [] for index in ready}
-    runs = [run for run, _ in ready.values()]
-    stopped: str | None = None
-    for done in range(rounds if runs else 0):
+    if not ready or not rounds:
+        return tuple(results), None
+
+    def told(done: int) -> None:
         if progress is not None:
             progress(len(subjects) + done, len(subjects) + rounds, "measuring")
-        try:
-            turns = [device.times_us(runs) for _ in range(_PER_ROUND)]
-        except RuntimeError as failure:  # of a kernel of any of them: the GPU takes no more from this process
-            stopped = f"the GPU failed while all networks were timed: {type(failure).__name__}: {failure}"
-            break
-        for turn in turns:
-            for (index, (_, calls)), us in zip(ready.items(), turn, strict=True):
-                times_us[index].append(us / calls)
+
+    with watched(device.state) as worst:
+        times_us, stopped = _in_turns(ready, device, rounds, told)
     for index, times in times_us.items():
         found = results[index]
         measured = network_time(found.runtime, times, found.max_relative_error, stopped)
         results[index] = replace(measured, save_error=found.save_error)
-    return tuple(results)
+    return tuple(results), worst()
+
+
+def _in_turns(
+    ready: Mapping[int, tuple[Run, int]], device: Device, rounds: int, told: Callable[[int], None]
+) -> tuple[dict[int, list[float]], str | None]:
+    """Microseconds of a call of each, and why the rounds have ended early if they have."""
+    times_us: dict[int, list[float]] = {index: [] for index in ready}
+    runs = [run for run, _ in ready.values()]
+    for done in range(rounds):
+        told(done)
+        try:
+            turns = [device.times_us(runs) for _ in range(_PER_ROUND)]
+        except RuntimeError as failure:  # of a kernel of any of them: the GPU takes no more from this process
+            return times_us, f"the GPU failed while all networks were timed: {type(failure).__name__}: {failure}"
+        for turn in turns:
+            for (index, (_, calls)), us in zip(ready.items(), turn, strict=True):
+                times_us[index].append(us / calls)
+    return times_us, None
 
 
 def _expected(model: nn.Module, inputs: Sequence[Any], device: Device) -> list[torch.Tensor]:

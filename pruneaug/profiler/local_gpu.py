@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruneaug.errors import PruneaugError
 from pruneaug.kernels.cuda.program import ProgramFolder
+from pruneaug.kernels.cuda.shapes import Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 from pruneaug.platforms.cuda import check_gpu
 from pruneaug.platforms.gpu_state import GpuState, held_down
@@ -46,6 +49,7 @@ class LocalGpu:
         self.folder = ProgramFolder(Path(folder))
         self.recorder = recorder or GraphRecorder()
         self._kernels = kernels or KERNELS
+        self.timed_at: GpuState | None = None  # the worst in the last rounds
 
     @cached_property
     def device(self) -> Device:
@@ -95,13 +99,13 @@ class LocalGpu:
         return GpuNetworks.of(subjects, platform.dtype, rounds).time(self, progress)
 
     def warnings(self) -> tuple[str, ...]:
-        """Whether something holds the clocks down now."""
-        return clock_warnings(self.device.state())
+        """Whether something held the clocks down when networks were timed last."""
+        return clock_warnings(self.timed_at)
 
 
-def clock_warnings(state: GpuState) -> tuple[str, ...]:
+def clock_warnings(state: GpuState | None) -> tuple[str, ...]:
     """A warning if something held the clocks down."""
-    reasons = held_down(state.held_down_by)
+    reasons = held_down(None if state is None else state.held_down_by)
     told = f"clocks were held down by {', '.join(reasons)}; ratios within a run still compare"
     return (told,) if reasons else ()
 
@@ -135,7 +139,23 @@ class GpuNetworks:
     def time(self, gpu: LocalGpu, progress: Progress | None = None) -> tuple[NetworkTime, ...]:
         """As `time_networks`, by the GPU's clock: what fails becomes a result with an error and is not saved."""
         subjects = [self._subject(network, gpu) for network in self.networks]
-        return time_on_gpu(subjects, self.inputs, self.dtype, gpu.device, rounds=self.rounds, progress=progress)
+        times, state = time_on_gpu(subjects, self.inputs, self.dtype, gpu.device, rounds=self.rounds, progress=progress)
+        gpu.timed_at = state or gpu.timed_at
+        return times
+
+    def shapes(self, arch: str) -> list[Shape]:
+        """The kernels that our networks run on GPUs of an architecture; a network that cannot be built has none."""
+        shapes: dict[Shape, None] = {}
+        for network in self.networks:
+            if network.runtime in GPU_RUNTIMES:
+                continue
+            with suppress(PruneaugError, RuntimeError):  # which it will raise where it is timed
+                built = build_graph(
+                    network.model, self.inputs, network.masks, dtype=self.dtype, arch=arch, device=torch.device("cpu"),
+                    variants=network.plans,
+                )  # fmt: skip
+                shapes |= dict.fromkeys(built.shapes)
+        return list(shapes)
 
     def _subject(self, network: GpuNetwork, gpu: LocalGpu) -> GpuSubject:
         model, inputs, dtype = network.model, self.inputs, self.dtype

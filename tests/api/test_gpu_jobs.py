@@ -124,7 +124,7 @@ def test_the_table_and_its_platform_are_shown(write, gpu, tmp_path):
     }  # fmt: skip
     journal = (tmp_path / "db" / name / "gpu" / "variants.jsonl").read_text().splitlines()
     assert len(journal) == sum(subjects for _, subjects in gpu.asked)
-    assert json.loads(journal[0])["state"]["after"] == STATE
+    assert json.loads(journal[0])["state"]["during"] == STATE
 
 
 def test_kernels_that_fail_cost_their_cells_and_are_tried_again(write, gpu, tmp_path, monkeypatch):

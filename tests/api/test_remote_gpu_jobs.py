@@ -120,10 +120,13 @@ def test_a_job_is_profiled_and_exported_by_a_server(tmp_path, monkeypatch):
 
     paths = [str(TESTS / "profiler" / "cuda"), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.syspath_prepend(TESTS / "kernels" / "cuda")
+    for folder in ("kernels", "profiler"):
+        monkeypatch.syspath_prepend(TESTS / folder / "cuda")
     from fake_driver import fake_program
+    from fake_gpu import fake_kernels
 
     monkeypatch.setattr("pruneaug.profiler.cuda.programs.find_spec", lambda package: None)  # no other kernel
+    monkeypatch.setattr("pruneaug.profiler.remote.gpu_networks.compile_missing", fake_kernels)
     device = "fake_gpu:with_networks"
     fake = partial(remote_gpu, device=device, budget_s=0.0)
     for module in ("pruneaug.api.profiling", "pruneaug.profiler.remote.gpu"):

@@ -15,7 +15,7 @@ from pruneaug.errors import InputError, SpecError
 from pruneaug.platforms import Platform, detect
 from pruneaug.platforms.cuda import Gpu, detect_gpu, gpu_platform
 from pruneaug.platforms.doctor import cuda_state
-from pruneaug.platforms.gpu_state import GpuLimits, GpuState, gpu_limits, gpu_state, held_down
+from pruneaug.platforms.gpu_state import GpuLimits, GpuState, gpu_limits, gpu_state, held_down, worst
 
 LIMITS = GpuLimits(1980.0, 2619.0, 700.0)
 H100 = Gpu("NVIDIA H100 80GB HBM3", "GPU-1", (9, 0), 132, 50 << 20, 80 << 30, "580.1", "13.0", 1980.0, 2619.0, 700.0)
@@ -164,6 +164,13 @@ def test_what_is_not_told_is_not_known(monkeypatch, smi, script):
         smi(script)
     assert gpu_state("GPU-1") == GpuState(*[None] * 6)
     assert gpu_limits("GPU-1") == GpuLimits(None, None, None)
+
+
+def test_the_worst_of_readings_is_each_ones_worst():
+    nothing = GpuState(*[None] * 6)
+    found = worst([nothing, READING, replace(READING, sm_mhz=1.0, power_w=9e9, held_down_by=("idle",)), nothing])
+    assert found == replace(READING, sm_mhz=1.0, power_w=9e9, held_down_by=(*READING.held_down_by, "idle"))
+    assert worst([nothing]) == worst([]) == nothing
 
 
 def test_idleness_holds_nothing_down():

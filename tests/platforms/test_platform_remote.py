@@ -74,6 +74,15 @@ def test_what_the_spec_says_goes_before_what_the_device_tells():
     assert platform.name.startswith("pi-4-2t-float32-")
 
 
+def test_every_arm_has_neon_and_none_has_extensions_of_others():
+    assert remote_platform(HardwareSpec(isa=[]), FACTS, None, "pi").isa == ("neon",)
+    assert remote_platform(HardwareSpec(isa=["sve"]), FACTS, None, "pi").isa == ("neon", "sve")
+    with pytest.raises(SpecError, match=r"hardware\.isa must be of aarch64 CPUs, but got avx512f; leave it out"):
+        remote_platform(HardwareSpec(isa=["neon", "avx512f"]), FACTS, None, "pi")
+    with pytest.raises(SpecError, match=r"hardware\.isa must be of x86_64 CPUs, but got sve"):
+        remote_platform(HardwareSpec(arch="x86_64", isa=["avx2", "sve"]), FACTS, None, "pc")
+
+
 def test_one_error_names_all_that_is_missing():
     with pytest.raises(DeviceError, match=r"arch, cpu, isa, cores .*hardware: \{arch: ..., cpu: ..., isa: ..., cores:"):
         remote_platform(NOTHING, UNKNOWN, None, None)

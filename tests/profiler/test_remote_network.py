@@ -59,6 +59,22 @@ def test_a_network_runs_there_and_its_library_is_kept(lasting, platform, tmp_pat
     assert told == [(done, 5) for done in range(6)]
 
 
+def test_a_server_that_is_killed_is_an_error_and_the_same_call_goes_on_with_another(platform, tmp_path):
+    subject, _, _ = make_subject(save_to=tmp_path / "network.so")
+    with rpc_servers.server(words=rpc_servers.LASTING) as first:
+
+        def kill(done, total, note):
+            if done == 2:  # between two turns
+                first.kill()
+
+        with pytest.raises(DeviceError, match=f"after 3 tries {first.address} does not"):
+            time_remotely([subject], platform, first.spec(timeout_s=5), rounds=3, turn_s=0.001, progress=kill)
+    with rpc_servers.server(first.port, words=rpc_servers.LASTING) as again:
+        (time,) = time_remotely([subject], platform, again.spec(), rounds=1, turn_s=0.001)
+    assert (time.error, time.save_error) == (None, None)
+    assert (tmp_path / "network.so").exists()
+
+
 def test_a_device_that_is_not_there_is_an_error_and_no_library_is_left(platform, tmp_path):
     remote = RemoteSpec(address=f"127.0.0.1:{rpc_servers.free_port()}", timeout_s=5)
     path = tmp_path / "network.so"

@@ -1,5 +1,6 @@
 """The study elsewhere than in the run folder: another SQLite file, PostgreSQL; and a dashboard that looks on."""
 
+import glob
 import json
 import os
 import pwd
@@ -41,7 +42,8 @@ def stop(process):
 def postgres():
     """The URL of a PostgreSQL server that lives as long as the test."""
     pytest.importorskip("psycopg")
-    initdb, server = shutil.which("initdb"), shutil.which("postgres")
+    path = os.pathsep.join([os.environ["PATH"], *glob.glob("/usr/lib/postgresql/*/bin")])  # Debian's place
+    initdb, server = shutil.which("initdb", path=path), shutil.which("postgres", path=path)
     if initdb is None or server is None:
         pytest.skip("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="pruneaug-postgres-"))

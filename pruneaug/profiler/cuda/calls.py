@@ -31,7 +31,7 @@ from pruneaug.profiler.op_data import layer_output, layer_weight
 from pruneaug.runtime.cuda.recording import use_fastest
 from pruneaug.runtime.cuda.semi_structured import call_now, compress, fastest_algorithm, product
 
-_MOST_COPIES = 256
+_MOST_COPIES = 4096  # of weights so small that twice the cache holds more
 _CACHES = 2  # times the second-level cache
 
 
@@ -43,7 +43,7 @@ class SubjectCalls:
     result: Callable[[], torch.Tensor]  # [tokens, N] or [output positions, N]
     forget: Callable[[], object]  # overwrites the result
     matrix: torch.Tensor | None = None  # [N, K] if it is not the group's
-    in_graph: bool = True  # whether a graph may record the calls
+    may_refuse: bool = False  # to be recorded in a graph
 
     def relative_error(self, data: GroupData) -> float:
         """Of what the last call has computed. Raises MeasurementError."""
@@ -92,10 +92,9 @@ def library_calls(group: Group, subject: Subject, data: GroupData, device: Devic
     matrix = two_of_four(data.matrix) if group.pattern == DENSE else None
     weight = compress(layer_weight(op, data.matrix if matrix is None else matrix))
     algorithm = fastest_algorithm(weight, x.shape, data.bias)
-    # It allocates when it is called, which no graph records.
     return _layer(
         op, lambda weight: product(call_now, x, x.shape, weight, data.bias, algorithm), weight, data, device,
-        matrix=matrix, in_graph=False,
+        matrix=matrix, may_refuse=True,
     )  # fmt: skip
 
 
@@ -106,7 +105,7 @@ def _layer(
     data: GroupData,
     device: Device,
     matrix: torch.Tensor | None = None,
-    in_graph: bool = True,
+    may_refuse: bool = False,
 ) -> SubjectCalls:
     """What PyTorch computes with copies of a weight in turn; see `SubjectCalls`."""
     last: list[torch.Tensor] = []
@@ -117,7 +116,7 @@ def _layer(
     outputs = positions_of(op) * op.matrix_shape[0] * data.matrix.itemsize  # bytes
     count = _count(weight.nbytes, data.x.nbytes + outputs, device)
     calls = tuple(partial(call, weight.clone()) for _ in range(count))
-    return SubjectCalls(calls, lambda: by_position(last[0]), lambda: last[0].fill_(float("nan")), matrix, in_graph)
+    return SubjectCalls(calls, lambda: by_position(last[0]), lambda: last[0].fill_(float("nan")), matrix, may_refuse)
 
 
 def _dense_copy(weight: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from pruneaug.errors import MeasurementError, PruneaugError
 from pruneaug.kernels.cuda.products import CudaCall
 from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.kernels.weights import Weights
+from pruneaug.platforms.gpu_state import watched
 from pruneaug.profiler.cuda.calls import SubjectCalls, kernel_calls, library_calls, packed
 from pruneaug.profiler.cuda.cases import Group, Subject
 from pruneaug.profiler.cuda.data import GroupData
@@ -42,6 +43,7 @@ class _Ready:
     run_us: float  # about
     relative_error: float
     zeros: float  # the share of its weights that are zero
+    refused: str | None  # why no graph records the run
 
 
 def measure_group(
@@ -69,8 +71,9 @@ def measure_group(
         return
     yield Trying(None)
     before = device.state()
-    times = _in_turns(ready, device, budget_s)
-    state = {"before": before.to_json(), "after": device.state().to_json()}
+    with watched(device.state) as worst:
+        times = _in_turns(ready, device, budget_s)
+    state = {"before": before.to_json(), "during": worst().to_json()}
     for i, item in enumerate(ready):
         try:
             _check(item.found, item.run, data)  # again: what was timed is right
@@ -80,6 +83,7 @@ def measure_group(
         yield timed(
             group, item.subject, name, times[:, i] / item.launches, launches=item.launches,
             weight_copies=len(item.found.calls), max_relative_error=item.relative_error, zeros=item.zeros, state=state,
+            not_recorded=item.refused,
         )  # fmt: skip
 
 
@@ -95,11 +99,11 @@ def _tried(
     found.calls[0]()
     device.synchronize()
     found.relative_error(data)
-    run, launches, run_us = _run(found, device)
+    run, launches, run_us, refused = _run(found, device)
     error = _check(found, run, data)
     matrix = data.matrix if found.matrix is None else found.matrix
     zeros = float((matrix == 0).float().mean())
-    return _Ready(subject, found, run, launches, run_us, error, zeros)
+    return _Ready(subject, found, run, launches, run_us, error, zeros, refused)
 
 
 def _check(found: SubjectCalls, run: Run, data: GroupData) -> float:
@@ -109,18 +113,26 @@ def _check(found: SubjectCalls, run: Run, data: GroupData) -> float:
     return found.relative_error(data)
 
 
-def _run(found: SubjectCalls, device: Device) -> tuple[Run, int, float]:
-    """All copies in turn, so often that it takes long enough to be timed; how many launches that is, and about how many
-    microseconds."""
-
-    def run_of(calls: Sequence[Run]) -> Run:
-        return device.recorded(calls) if found.in_graph else lambda: [call() for call in calls]
-
+def _run(found: SubjectCalls, device: Device) -> tuple[Run, int, float, str | None]:
+    """All copies in turn, so often that it takes long enough to be timed; how many launches that is, about how many
+    microseconds, and why no graph records them if none does."""
     # Without a graph this would be the time of Python, while other threads pack weights.
-    once = run_of(found.calls)
+    run_of, refused = device.recorded, None
+    try:
+        once = run_of(found.calls)
+    except RuntimeError as error:
+        if not found.may_refuse:
+            raise
+        run_of, refused = _one_by_one, f"{type(error).__name__}: {error}"
+        once = run_of(found.calls)
     (us,) = device.times_us([once])
     repeats = max(1, math.ceil(_RUN_US / max(us, 1.0)))
-    return once if repeats == 1 else run_of(found.calls * repeats), repeats * len(found.calls), repeats * us
+    run = once if repeats == 1 else run_of(found.calls * repeats)
+    return run, repeats * len(found.calls), repeats * us, refused
+
+
+def _one_by_one(calls: Sequence[Run]) -> Run:
+    return lambda: [call() for call in calls]
 
 
 def _in_turns(ready: Sequence[_Ready], device: Device, budget_s: float) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +42,8 @@ class GpuRecord:
     weight_copies: int = 0  # in turn
     max_relative_error: float | None = None  # norm(result - reference) / norm(reference), against float64
     zeros: float | None = None  # the share of weights that are zero
-    state: Mapping[str, Any] = field(default_factory=dict)  # `GpuState` before and after the group
+    state: Mapping[str, Any] = field(default_factory=dict)  # `GpuState` before and during the rounds, then the worst
+    not_recorded: str | None = None  # why its launches were no CUDA graph, so that the time is Python's too
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -84,15 +85,20 @@ def by_speed(records: Iterable[GpuRecord]) -> list[GpuRecord]:
     )
 
 
-def clock_warnings(records: Iterable[GpuRecord]) -> list[str]:
-    """A warning if something held the clocks down after a group was timed."""
-    after = [record.state["after"] for record in records if record.state]
-    reasons = {reason for state in after for reason in held_down(state["held_down_by"])}
-    if not reasons:
-        return []
-    clocks = [state["sm_mhz"] for state in after if state["sm_mhz"]]
-    at = f", at {median(clocks):.0f} MHz in the median" if clocks else ""
-    return [f"clocks were held down by {', '.join(sorted(reasons))}{at}; ratios within a group still compare"]
+def warnings_of(records: Collection[GpuRecord]) -> list[str]:
+    """Warnings if something held the clocks down while groups were timed, or if launches were not recorded."""
+    states = [record.state["during"] for record in records if record.state]
+    reasons = {reason for state in states for reason in held_down(state["held_down_by"])}
+    warnings = []
+    if reasons:
+        clocks = [state["sm_mhz"] for state in states if state["sm_mhz"]]
+        at = f", at {median(clocks):.0f} MHz in the median" if clocks else ""
+        warnings = [f"clocks were held down by {', '.join(sorted(reasons))}{at}; ratios within a group still compare"]
+    single = {str(record.subject): record.not_recorded for record in records if record.not_recorded is not None}
+    return warnings + [
+        f"times of {subject} are those of single calls, and of Python, because no CUDA graph records it: {why}"
+        for subject, why in single.items()
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pruneaug.errors import DeviceError, PruneaugError
 from pruneaug.kernels.build import CpuTarget
 from pruneaug.kernels.cross import Libraries
 from pruneaug.platforms.remote import ARCHITECTURES, DeviceFacts, read_files
-from pruneaug.profiler.remote.session import Session, lost
+from pruneaug.profiler.remote.session import Session, lost, tried
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 from pruneaug.spec.platform import RemoteSpec
 
@@ -65,14 +65,21 @@ def _reader(session: Session, library: Any) -> Callable[[str], str | None]:
     return read_text
 
 
+def _asked(remote: RemoteSpec) -> DeviceFacts:
+    """What the device tells in a session of its own."""
+    session = Session(remote, 2 * remote.timeout_s)
+    try:
+        return read_facts(session, remote)
+    finally:
+        session.close()
+
+
 def main() -> None:
     die_with_parent()
     with claim_stdout() as out:
         remote = RemoteSpec.model_validate_json(sys.stdin.readline())
         try:
-            session = Session(remote, 2 * remote.timeout_s)
-            answer: dict[str, Any] = {"facts": asdict(read_facts(session, remote))}
-            session.close()
+            answer: dict[str, Any] = {"facts": asdict(tried(remote, lambda: _asked(remote)))}
         except PruneaugError as error:
             answer = {"error": str(error)}
         out.write(json.dumps(answer) + "\n")

@@ -14,14 +14,16 @@ from typing import Any
 
 from pruneaug.errors import DeviceError, InputError, MeasurementError
 from pruneaug.files import storage_errors
+from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.platforms.cuda import check_gpu
 from pruneaug.platforms.platform import Platform
 from pruneaug.profiler.cuda.process import DEVICE, SESSIONS, GpuProcess, SessionEnded
+from pruneaug.profiler.cuda.programs import compile_missing
 from pruneaug.profiler.lines import ProcessEnded
 from pruneaug.profiler.local_gpu import GpuNetworks
 from pruneaug.profiler.network import START_S, NetworkTime, Progress, Subject
 from pruneaug.profiler.remote.gpu import remote_gpu
-from pruneaug.spec.platform import RemoteSpec
+from pruneaug.spec.platform import KERNELS_FOLDER, RemoteSpec
 
 _PATHS = ("stdlib", "platstdlib", "purelib", "platlib")
 _PACKAGES = ("site-packages", "dist-packages")  # folders on the path, the user's own ones among them
@@ -29,10 +31,14 @@ _PACKAGES = ("site-packages", "dist-packages")  # folders on the path, the user'
 
 @dataclass(slots=True)
 class GpuOverRpc:
-    """The GPU of this number on another machine; `device` as in `GpuProcess`."""
+    """The GPU of this number on another machine; `device` as in `GpuProcess`.
+
+    `kernels` is the folder of compiled kernels: what it lacks is compiled here if TVM is installed, else there.
+    """
 
     remote: RemoteSpec
     index: int = 0
+    kernels: str | Path = KERNELS_FOLDER
     device: str = DEVICE
     _warnings: tuple[str, ...] = field(default=(), init=False)
 
@@ -49,6 +55,8 @@ class GpuOverRpc:
         of the platform, MeasurementError if the measuring process crashes or hangs.
         """
         networks = GpuNetworks.of(subjects, platform.dtype, rounds)
+        shapes, kernels = networks.shapes(platform.arch), ProgramFolder(Path(self.kernels))
+        compile_missing(shapes, platform.arch, kernels, progress)
         paths = [network.save_to for network in networks.networks]
         there = tuple(
             replace(network, save_to=to and Path(f"network{number}"))
@@ -64,6 +72,8 @@ class GpuOverRpc:
             task = {
                 "networks": str(file),
                 "saved": [n.save_to and [str(n.save_to), str(to)] for n, to in zip(there, paths)],
+                "kernels": str(kernels.path),
+                "shapes": [shape.key for shape in shapes],
                 "python": python.python_version(),
             }
             for left in reversed(range(SESSIONS)):

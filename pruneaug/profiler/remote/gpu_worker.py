@@ -22,7 +22,7 @@ from pruneaug.kernels.cuda.shapes import parse_shape
 from pruneaug.profiler.cuda.process import START_S, gpu_of
 from pruneaug.profiler.network import START_S as NETWORK_S
 from pruneaug.profiler.remote.gpu_server import FUNCTIONS, PREFIX, versions
-from pruneaug.profiler.remote.session import ConnectionLostError, Session, Value, in_time, lost, reason
+from pruneaug.profiler.remote.session import ConnectionLostError, Session, Value, in_time, lost, reason, tried
 from pruneaug.profiler.worker import claim_stdout, die_with_parent
 from pruneaug.spec.platform import RemoteSpec
 
@@ -62,7 +62,8 @@ class RemoteGpu:
         yield from self._events(self._remote.timeout_s)
 
     def _time_networks(self, task: Mapping[str, Any]) -> Iterator[Event]:
-        """Of networks that are compiled there, which takes minutes; those that are to be saved are fetched."""
+        """Of networks that are built there, which takes minutes; those that are to be saved are fetched."""
+        self._in_time(lambda: self._upload(task["shapes"], ProgramFolder(Path(task["kernels"]))))
         size = (path := Path(task["networks"])).stat().st_size
         with path.open("rb") as file:
             while data := file.read(_PART_BYTES):
@@ -165,13 +166,7 @@ def first_event(gpu: RemoteGpu, address: str) -> Event:
 def serve(tell: Callable[[Event], None], told: Mapping[str, Any]) -> None:
     """Begin a session, then measure what stdin asks for until it or the session ends."""
     remote = RemoteSpec.model_validate(told["remote"])
-    try:
-        gpu = RemoteGpu(remote, told["device"], told["index"])
-    except ConnectionLostError as error:
-        raise DeviceError(
-            f"the machine at {remote.address} must stay connected, but its session ended at once: {error}; look at the "
-            "server's log"
-        ) from error
+    gpu = tried(remote, lambda: RemoteGpu(remote, told["device"], told["index"]))
     tell(first_event(gpu, remote.address))
     period_s = remote.timeout_s / _SHOWS_LIFE
     while True:

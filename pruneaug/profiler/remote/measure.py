@@ -26,7 +26,7 @@ from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.plan import Cell
 from pruneaug.profiler.remote.chain import Chain, Memory
 from pruneaug.profiler.remote.facts import read_facts
-from pruneaug.profiler.remote.session import TRIES, ConnectionLostError, Session
+from pruneaug.profiler.remote.session import TRIES, ConnectionLostError, Session, tried
 from pruneaug.sparsity.patterns import Pattern, parse_pattern
 from pruneaug.spec.platform import RemoteSpec
 
@@ -164,6 +164,10 @@ def open_session(remote: RemoteSpec, platform: Platform, limit_s: float) -> Sess
 
     Raises DeviceError if the device does not answer or is another one.
     """
+    return tried(remote, lambda: _opened(remote, platform, limit_s))
+
+
+def _opened(remote: RemoteSpec, platform: Platform, limit_s: float) -> Session:
     session = Session(remote, limit_s)
     try:
         found = remote_platform(remote.hardware, read_facts(session, remote), platform.threads, platform.name)
@@ -173,11 +177,6 @@ def open_session(remote: RemoteSpec, platform: Platform, limit_s: float) -> Sess
                 f"{'; '.join(differences)} (here: the platform, there: the device); choose another platform.name"
             )
         session.use_threads(platform.threads)
-    except ConnectionLostError as error:
-        raise DeviceError(
-            f"the device at {remote.address} must stay connected, but its session ended at once: {error}; look at the "
-            "server's log"
-        ) from error
     except BaseException:
         session.close()
         raise

@@ -114,6 +114,24 @@ class Session:
         return self._cpu
 
 
+def tried(remote: RemoteSpec, begin: Callable[[], Value]) -> Value:
+    """What `begin` returns, which begins with a session: again, a few times, if that ends at once.
+
+    Raises DeviceError.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return begin()
+        except ConnectionLostError as error:
+            if not left:
+                raise DeviceError(
+                    f"the device at {remote.address} must stay connected, but its session ended at once, {TRIES} "
+                    f"times: {error}; look at the server's log"
+                ) from error
+            time.sleep(_PAUSE_S)
+    raise AssertionError("unreachable")
+
+
 @contextlib.contextmanager
 def lost() -> Iterator[None]:
     """Raises ConnectionLostError for the errors of a connection that ended."""

@@ -11,7 +11,7 @@ from pruneaug.kernels.cuda.formats import BFLOAT16, FLOAT16, FLOAT32, TF32
 from pruneaug.kernels.cuda.shapes import Shape
 from pruneaug.kernels.cuda.spmm import cuda_spmm
 from pruneaug.kernels.cuda.target import CudaTarget
-from pruneaug.kernels.cuda.variants import parse_cuda_variant
+from pruneaug.kernels.cuda.variants import VARIANTS, parse_cuda_variant
 
 SM80, SM90A = CudaTarget("sm_80"), CudaTarget("sm_90a")
 needs_nvrtc = pytest.mark.skipif(
@@ -58,13 +58,23 @@ def test_the_source_has_the_instructions(name):
 
 @needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("name", ["float16 rows", "bfloat16 columns", "float32 rows", "float16 images"])
+@pytest.mark.parametrize("name", [name for name in SHAPES if "warpgroups" not in name])
 def test_machine_code_keeps_its_sums_in_registers(name, arch):
     target, variant = CudaTarget(arch), SHAPES[name].variant
     code = assemble(cuda_source(cuda_spmm(SHAPES[name]), target), target)
     assert code.cubin.startswith(b"\x7fELF")
     assert code.spilled_bytes == 0
     assert variant.least_registers <= code.registers <= target.registers(variant.threads)
+
+
+@pytest.mark.slow
+@needs_nvrtc
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_each_tile_of_warps_fits_a_gpus_registers(variant):
+    shape = Shape(FLOAT16, variant, "rows", 16, "gelu", residual=True)
+    code = assemble(cuda_source(cuda_spmm(shape), SM80), SM80)
+    assert code.spilled_bytes == 0
+    assert code.registers <= SM80.registers(variant.threads)
 
 
 @needs_nvrtc

@@ -137,18 +137,29 @@ def with_networks(index=0):
     Whole networks run in the emulator too; torch.compile does nothing in this process.
     """
     sys.path.insert(0, str(Path(__file__).parents[2] / "runtime" / "cuda"))
-    from emulated import KERNELS, Recorded, fake_program
+    from emulated import KERNELS, Recorded
 
     from pruneaug.profiler import local_gpu
     from pruneaug.runtime.cuda import network
 
-    local_gpu.compiled_programs = lambda shapes, arch, *_: [fake_program(shape, arch) for shape in shapes]
+    # Nothing is compiled here: what a network needs was uploaded.
+    local_gpu.compiled_programs = lambda shapes, arch, folder, *_: [folder.read(shape, arch) for shape in shapes]
     local_gpu.KERNELS = KERNELS
     local_gpu.GraphRecorder = network.GraphRecorder = Recorded
     torch.compile = lambda network, **options: network
     device = emulated(index)
     device.step_us = -0.01
     return device
+
+
+def fake_kernels(shapes, arch, folder, progress=None):
+    """In the place of compiling what a folder lacks."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "kernels" / "cuda"))
+    from fake_driver import fake_program
+
+    for shape in folder.missing(shapes, arch):
+        folder.write(fake_program(shape, arch))
+    return set(), []
 
 
 def absent(index):

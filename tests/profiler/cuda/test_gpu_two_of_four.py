@@ -6,15 +6,17 @@ from fake_gpu import FakeDevice, FaultyDriver
 from semi_structured_on_cpu import operators
 
 from pruneaug.errors import InputError
+from pruneaug.kernels.cuda.program import ProgramFolder
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Layer, Network
 from pruneaug.network.ops import Conv2dOp, LinearOp
 from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.cuda.calls import library_calls
-from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, Group, Subject, groups_of, shapes_of, subjects_of
+from pruneaug.profiler.cuda.cases import NETWORK_LAYOUTS, TORCH, Group, Subject, groups_of, shapes_of, subjects_of
 from pruneaug.profiler.cuda.cells import cell_record, shapes_of_cells
 from pruneaug.profiler.cuda.data import GroupData, two_of_four
-from pruneaug.profiler.cuda.records import GpuRecord, failed
+from pruneaug.profiler.cuda.measure import measure_group
+from pruneaug.profiler.cuda.records import GpuRecord, failed, warnings_of
 from pruneaug.profiler.masks import synthetic_masks
 from pruneaug.profiler.op_data import OpData
 from pruneaug.profiler.plan import Cell, wanted
@@ -79,7 +81,29 @@ def test_pytorchs_product_is_a_networks_and_of_what_the_group_computes(monkeypat
     assert (found.matrix is None) == (pattern == "nm:2:4")
     assert found.result().shape == (33, 80)
     assert found.relative_error(data) < 1e-2
-    assert not found.in_graph
+    assert found.may_refuse
+
+
+def test_what_no_graph_records_is_timed_call_by_call_and_says_so(monkeypatch, tmp_path):
+    class Refusing(FakeDevice):
+        def recorded(self, calls):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("pruneaug.profiler.cuda.calls.compress", torch.clone)
+    device = Refusing(FaultyDriver())
+    with operators():
+        steps = measure_group(group(), [HALF], device, ProgramFolder(tmp_path), budget_s=0.0)
+        (record,) = [step for step in steps if isinstance(step, GpuRecord)]
+    assert record.latency_us > 0
+    assert GpuRecord.from_json(record.to_json()) == record
+    (_, warning) = warnings_of([record])
+    assert warning == (
+        "times of torch-2:4 are those of single calls, and of Python, because no CUDA graph records it: "
+        "RuntimeError: operation not permitted when stream is capturing"
+    )
+    steps = measure_group(group(pattern="dense"), [Subject(TORCH)], device, ProgramFolder(tmp_path), budget_s=0.0)
+    (record,) = [step for step in steps if isinstance(step, GpuRecord)]
+    assert (record.latency_us, "when stream is capturing" in record.error) == (None, True)
 
 
 def test_a_row_that_is_no_whole_fours_is_refused_as_before():

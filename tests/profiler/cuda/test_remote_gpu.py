@@ -206,6 +206,22 @@ def test_several_gpus_of_a_tracker_share_the_ops(environment, tmp_path, monkeypa
     assert len(set(measured_by.values())) == len(OPS)  # the third has nothing to do, and was not started
 
 
+def test_a_gpu_of_a_tracker_that_is_not_there_leaves_the_work_to_the_others(environment, tmp_path, monkeypatch):
+    pytest.importorskip("tornado", reason="TVM's tracker needs tornado")
+    monkeypatch.setattr("pruneaug.profiler.cuda.programs.find_spec", lambda package: None)  # PyTorch's layers only
+    with rpc_servers.tracker() as tracker, ExitStack() as stack:
+        stack.enter_context(rpc_servers.server(words=rpc_servers.GPU, tracker=tracker.address, key="gpu"))
+        values = {"tracker_key": "gpu", "devices": 2, "timeout_s": 5}
+        processes = [stack.enter_context(process_on(tracker, tmp_path, **values)) for _ in range(2)]
+        platform = gpu_platform(faulty().gpu, dtype="bfloat16", name="fake")
+        result = profile_gpu(OPS, [], [], platform, LatencyStore(tmp_path / "table"), processes)
+    assert (result.measured, result.failed) == (4, ())
+    assert any(
+        warning.startswith("one of 2 GPUs took no part: a device of tracker_key 'gpu' must be free")
+        for warning in result.warnings
+    )
+
+
 def test_a_server_that_is_killed_ends_the_profile_and_the_next_one_resumes(server, tmp_path, monkeypatch):
     monkeypatch.setattr("pruneaug.profiler.cuda.programs.find_spec", lambda package: None)  # PyTorch's layers only
     platform = gpu_platform(faulty().gpu, dtype="bfloat16", name="fake")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fake_gpu import faulty
+from fake_gpu import fake_kernels, faulty
 from torch import nn
 
 from pruneaug.errors import DeviceError, InputError, MeasurementError
@@ -76,6 +76,12 @@ def server():
             yield started
 
 
+@pytest.fixture(autouse=True)
+def _fake_kernels(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_networks, "compile_missing", fake_kernels)
+    monkeypatch.chdir(tmp_path)
+
+
 def gpu_of(server, **values):
     return GpuOverRpc(server.spec(**values), device="fake_gpu:with_networks")
 
@@ -97,6 +103,7 @@ def test_networks_of_the_users_own_run_there_and_come_back_saved(server, tmp_pat
     assert (third.error, third.save_error) == (None, None)
     assert third.max_relative_error < 1e-5
     assert ours.save_to.stat().st_size > 0
+    assert {path.suffix for path in (tmp_path / "cuda-kernels").rglob("*.*")} == {".cubin", ".json"}
     assert said[0][2] == "sending the networks"
     assert said[-1] == (3, 4, "measuring")
     assert gpu.warnings() == ("clocks were held down by power limit; ratios within a run still compare",)
@@ -121,6 +128,19 @@ def test_a_session_that_ends_costs_nothing(server):
     times = gpu_of(server).time([subject(OnlyHere()), subject(OnlyHere())], PLATFORM, rounds=50, progress=kill)
     assert killed.is_set()
     assert [time.error for time in times] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_is_an_error_and_the_same_call_goes_on_with_another(server, tmp_path):
+    ours = pruned(OnlyHere(), tmp_path / "network.safetensors")
+    with rpc_servers.server(words=rpc_servers.GPU) as first, pytest.raises(DeviceError, match="after 3 tries"):
+        gpu_of(first, timeout_s=5).time(
+            [ours], PLATFORM, rounds=500,
+            progress=lambda done, total, note: first.kill() if note == "measuring" else None,
+        )  # fmt: skip
+    (time,) = gpu_of(server).time([ours], PLATFORM, rounds=1)
+    assert (time.error, time.save_error) == (None, None)
+    assert ours.save_to.stat().st_size > 0
 
 
 @pytest.mark.slow
