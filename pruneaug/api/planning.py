@@ -18,7 +18,7 @@ from pruneaug.profiler.remote.gpu import detect_remote_gpu
 from pruneaug.searcher.objective import check_reachable
 from pruneaug.searcher.rules import wanted_choices
 from pruneaug.searcher.space import build_space
-from pruneaug.searcher.study import make_plugins
+from pruneaug.searcher.study import least_latency_us, make_plugins
 from pruneaug.spec.models import TrainSpec
 from pruneaug.tasks.protocol import Task
 
@@ -28,10 +28,10 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
 
     One training step is run for the estimate, and one validation batch to check its labels. Latencies are None where
     the platform was not profiled yet.
-    Raises InputError for a job that could not run, a limit of latency that no network of the space reaches included.
+    Raises InputError for a job that could not run, limits that no network of the space keeps included.
     """
     opened = open_job(job, task)
-    make_plugins(opened.spec)
+    strategy, *_ = make_plugins(opened.spec)
     wanted_choices(opened.network, opened.spec.space)
     if opened.store.libraries():
         match_platform(opened.store.folder, opened.platform)
@@ -59,10 +59,10 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     }
     try:
         table, rest_us, _ = opened.measured()
-        space = build_space(opened.network, opened.spec.space, table)
+        space = build_space(opened.network, opened.spec.space, table, rest_us)
     except LatencyTableError:
         return facts
-    dense_us, best_us = predict(opened.network, {}, table, rest_us).total_us, space.best_possible_us(rest_us)
+    dense_us, best_us = predict(opened.network, {}, table, rest_us).total_us, least_latency_us(strategy, space)
     check_reachable(search, dense_us, best_us)
     return facts | {"space_size": space.size(), "latency_ms_dense": dense_us / 1e3, "latency_ms_best": best_us / 1e3}
 

@@ -20,13 +20,14 @@ from pruneaug.profiler.network import NetworkTime
 from pruneaug.report import VERSION, read_report, render_comparison, render_html, verdict
 from pruneaug.report.analysis import analysis, dense_caution
 from pruneaug.report.compare import check_same_task, comparison
-from pruneaug.report.data import OWN_DENSE, OWN_SPARSE
-from pruneaug.report.folder import constraint_of, is_driven, trial_numbers, trial_row
+from pruneaug.report.data import OWN_DENSE, OWN_SPARSE, section
+from pruneaug.report.folder import constraint_of, is_driven, read_object, trial_numbers, trial_row
 from pruneaug.report.holding import layer_facts
 from pruneaug.report.unfinished import network_facts, repeats_of, search_facts, unfinished_report
 from pruneaug.searcher.final import BestNetwork, FinalScores
 from pruneaug.searcher.rundir import RunDir, read_json
 from pruneaug.searcher.trial import TrialRecord
+from pruneaug.searcher.weights import MODEL, weights_digest
 from pruneaug.sparsity.operations import operation_sparsity
 from pruneaug.spec import load_job, public_settings
 
@@ -74,6 +75,7 @@ def build_report(
             "latency_ms_predicted": predicted.total_us / 1e3,
             **_measured(by_runtime.get(OWN_SPARSE)),
             "number": best.trial.number,
+            "weights": weights_digest(run.best / MODEL),
             "repeats": repeats_of(run.path),
             "sparsity": best.trial.sparsity,
             "operation_sparsity": operation_sparsity(job.network, best.masks),
@@ -136,9 +138,28 @@ def report(run: str | Path) -> dict[str, Any]:
     path = folder / "report.json"
     if path.exists() and not is_driven(folder):
         data = read_report(path)
-        if trial_numbers(folder) <= {trial.get("number") for trial in data.get("trials") or ()}:
-            return {"analysis": analysis(data), **data}
+        if _is_current(data, RunDir(folder)):
+            return _with_repeats(data, folder)
     data = unfinished_report(folder, public_settings(load_job(folder / "resolved.yaml")))
+    return {**data, "analysis": analysis(data), "verdict": verdict(data)}
+
+
+def _is_current(data: Mapping[str, Any], run: RunDir) -> bool:
+    """Whether no trial was added since a report was written, and the search still ends with the same network."""
+    if not trial_numbers(run.path) <= {trial.get("number") for trial in data.get("trials") or ()}:
+        return False
+    best, ended = section(data, "best"), read_object(run.best / "record.json")
+    if best.get("number") != ended.get("number"):
+        return False
+    path = run.best / MODEL
+    return "weights" not in best or not path.exists() or best["weights"] == weights_digest(path)
+
+
+def _with_repeats(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The report with the repeats that there are now: more of them change nothing else that was measured."""
+    if not data.get("best") or data["best"].get("repeats") == (repeats := repeats_of(folder)):
+        return {"analysis": analysis(data), **data}
+    data = {**data, "best": {**data["best"], "repeats": repeats}}
     return {**data, "analysis": analysis(data), "verdict": verdict(data)}
 
 

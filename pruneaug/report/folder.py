@@ -71,7 +71,7 @@ def trial_row(record: Data) -> dict[str, Any]:
         "latency_ms_predicted": latency_us / 1e3 if is_number(latency_us) else None,
         "accuracy_validation": record.get("accuracy_validation"),
         "accuracy_loss": record.get("accuracy_loss"),
-        "feasible": is_number(violation) and violation <= 0,
+        "feasible": record.get("state") == "complete" and is_number(violation) and violation <= 0,
         "sparsity": record.get("sparsity"),
         "epochs": record.get("epochs"),
         "rungs": [list(rung) for rung in record.get("rungs") or ()],

@@ -72,7 +72,7 @@ def marks_in_use(data: Data) -> list[tuple[str, str]]:
         "feasible": "accurate enough",
         "infeasible": "loses too much",
         "below": "loses more than the chart shows",
-        "skipped": "not trained: could not become the fastest",
+        "skipped": "not trained: could not win, or was tried before",
         "stopped": "stopped on the way",
         "failed": "failed",
     }

@@ -30,15 +30,17 @@ def outcome(data: Data) -> Outcome:
 
     "pays": faster than the fastest dense runtime by more than the spread of its times, and within the accepted loss.
     "stay dense": it is not, or nothing accurate enough is predicted to be faster than dense.
-    "unmeasured": a best network whose time nobody measured. "infeasible": no network kept enough accuracy.
-    "failed": every trial that was to be trained failed. "unfinished": the search has not ended.
+    "unmeasured": a best network whose time nobody measured. "infeasible": no network kept enough accuracy, or the
+    latency limit. "failed": every trial that was to be trained failed. "unfinished": the search has not ended.
     """
     if section(data, "status").get("state") in ("searching", "stopped"):
         return "unfinished"
     if not section(data, "best"):
         if closest_trial(data):
             return "stay dense" if chosen_trial(data) else "infeasible"
-        return "failed" if any(trial.get("state") == "failed" for trial in rows(data, "trials")) else "stay dense"
+        if any(trial.get("state") == "failed" for trial in rows(data, "trials")):
+            return "failed"
+        return "infeasible" if _over_limit(data) else "stay dense"
     if not is_number(data.get("speedup_measured")):
         return "unmeasured"
     return "pays" if _is_faster(data) and not _exceeds(data, "validation") else "stay dense"
@@ -54,7 +56,8 @@ def verdict(data: Data) -> str:
         "failed": _failed,
         "unfinished": _unfinished,
     }[outcome(data)](data)
-    return " ".join(sentence for sentence in [*sentences, _test_caution(data), _dense_caution(data)] if sentence)
+    cautions = _latency_caution(data), _test_caution(data), _dense_caution(data)
+    return " ".join(sentence for sentence in [*sentences, *cautions] if sentence)
 
 
 def headline(data: Data) -> str:
@@ -64,10 +67,19 @@ def headline(data: Data) -> str:
         "pays": f"{times(speedup)} faster",
         "stay dense": "Stay dense",
         "unmeasured": "Not measured yet",
-        "infeasible": "Nothing kept enough accuracy",
+        "infeasible": "Nothing kept enough accuracy" if max_latency_ms(data) is None else "Nothing kept the limit",
         "failed": "No trial succeeded",
         "unfinished": "Searching" if section(data, "status").get("state") == "searching" else "Search not finished",
     }[outcome(data)]
+
+
+def _over_limit(data: Data) -> list[Data]:
+    """The trials that are predicted to be faster than dense, but slower than the latency limit."""
+    dense_ms, limit_ms = section(data, "dense").get("latency_ms_predicted"), max_latency_ms(data)
+    if limit_ms is None or not is_number(dense_ms):
+        return []
+    known = [trial for trial in rows(data, "trials") if is_number(trial.get("latency_ms_predicted"))]
+    return [trial for trial in known if limit_ms < trial["latency_ms_predicted"] < dense_ms]
 
 
 def _is_faster(data: Data) -> bool:
@@ -204,9 +216,10 @@ def _failed(data: Data) -> list[str]:
     trials = rows(data, "trials")
     failed = [trial for trial in trials if trial.get("state") == "failed"]
     first, skipped = failed[0], len(trials) - len(failed)
+    within = " and within the latency limit" if _over_limit(data) else ""
     return [
         f"No trial succeeded: {len(failed)} failed, trial {first.get('number')} with: {first.get('error')}.",
-        f"The other {skipped} were not predicted to be faster than dense." if skipped else "",
+        f"The other {skipped} were not predicted to be faster than dense{within}." if skipped else "",
         "Mend that, then run again in a new folder; until then, stay dense.",
     ]
 
@@ -216,6 +229,18 @@ def _dense_words(data: Data) -> str:
     if not baseline:
         return "the fastest dense runtime"
     return f"the fastest dense runtime ({baseline['runtime']}, {milliseconds(baseline.get('latency_ms'))})"
+
+
+def _latency_caution(data: Data) -> str:
+    best, limit_ms = section(data, "best"), max_latency_ms(data)
+    measured_ms = best.get("latency_ms_measured")
+    if limit_ms is None or not is_number(measured_ms) or measured_ms <= limit_ms:
+        return ""
+    return (
+        f"Measured, it takes {milliseconds(measured_ms)}, more than the {milliseconds(limit_ms)} that were allowed: "
+        f"it was chosen by its predicted latency, {milliseconds(best.get('latency_ms_predicted'))}. A search with a "
+        "lower limit may find one that keeps it."
+    )
 
 
 def _test_caution(data: Data) -> str:

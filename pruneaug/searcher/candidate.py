@@ -99,10 +99,15 @@ class PruneAndFineTune:
         origin = None if session is None else session.origin
         if origin is not None:
             origin.put_into(model)
+        model.to(self.device)
+        before = {} if origin is None else {name: get_weight(model, name).detach().clone() for name in origin.masks}
         data = TaskCalibration(self.task, self.spec.trial.batch_size, seed)
-        pruned = self.pruner.prune(model.to(self.device), self.network, assignment, data)
+        pruned = self.pruner.prune(model, self.network, assignment, data)
         if origin is not None and pruned.revise is None:
-            pruned = replace(pruned, masks=origin.same_masks(pruned.masks, assignment))
+            # Weights that the pruner has updated go with its own mask.
+            own = {name for name, weight in before.items() if not torch.equal(get_weight(model, name), weight)}
+            masks = {name: mask for name, mask in pruned.masks.items() if name not in own}
+            pruned = replace(pruned, masks=pruned.masks | origin.same_masks(masks, assignment))
         apply_masks(model, pruned.masks)
         candidate = self._finetune(model, pruned, self.spec.trial, seed, progress, session or Session())
         if not candidate.stopped:  # on its way to N:M a layer keeps more

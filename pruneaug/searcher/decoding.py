@@ -47,6 +47,11 @@ def fastest(space: SearchSpace, limits: Sequence[Limit] = ()) -> dict[str, Layer
     return _decode(space, latency_limit(space, np.inf).weights, limits)
 
 
+def least_us(space: SearchSpace, limits: Sequence[Limit] = ()) -> float:
+    """The latency of `fastest`, in microseconds. Raises SpecError if the limits cannot be met."""
+    return latency_us(space, fastest(space, limits))
+
+
 def loss_limit(losses: Sequence[Array], most: float) -> Limit:
     """The choices lose at most so much together: the dual of `least_lost` is `fastest` within this."""
     return Limit("lost saliency", losses, most)
@@ -67,11 +72,9 @@ def _decode(space: SearchSpace, values: Sequence[Array], limits: Sequence[Limit]
     return {layer.name: layer.choices[at] for layer, at in zip(space.layers, indices, strict=True)}
 
 
-def _groups(space: SearchSpace) -> list[list[int]] | None:
-    if not space.share:
-        return None
+def _groups(space: SearchSpace) -> list[list[int]]:
     place = {layer.name: number for number, layer in enumerate(space.layers)}
-    return [[place[layer.name] for layer in group] for group in space.groups()]
+    return [[place[layer.name] for layer in group] for group in space.sharing()]
 
 
 def _weights(layer: LayerSpace) -> float:

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from pruneaug.searcher.space import LayerSpace, SearchSpace
+from pruneaug.searcher.space import LayerSpace, SearchSpace, chosen
 
 
 def front(layer: LayerSpace) -> tuple[int, ...]:
@@ -44,10 +44,15 @@ def hull(layer: LayerSpace) -> tuple[int, ...]:
 
 
 def worthwhile(space: SearchSpace) -> SearchSpace:
-    """The space without the choices that are not faster than dense by more than their noise."""
+    """The space without the choices that are not faster than dense by more than their noise.
+
+    Of layers that share their choice, all together.
+    """
+    groups = {layer.name: group for group in space.sharing() for layer in group}
 
     def indices(layer: LayerSpace) -> list[int]:
-        times, noises = layer.latencies_us, layer.noises_us
+        group = groups.get(layer.name, (layer,))
+        times, noises = (np.sum(each, axis=0) for each in zip(*((g.latencies_us, g.noises_us) for g in group)))
         return [0, *(at for at in range(1, len(times)) if times[at] < times[0] - noises[at])]
 
     return replace(space, layers=tuple(chosen(layer, indices(layer)) for layer in space.layers))
@@ -56,17 +61,6 @@ def worthwhile(space: SearchSpace) -> SearchSpace:
 def undominated(space: SearchSpace) -> SearchSpace:
     """The space without dominated choices."""
     return replace(space, layers=tuple(chosen(layer, front(layer)) for layer in space.layers))
-
-
-def chosen(layer: LayerSpace, indices: Sequence[int]) -> LayerSpace:
-    """The layer with some of its choices, in this order."""
-    return replace(
-        layer,
-        choices=tuple(layer.choices[at] for at in indices),
-        latencies_us=tuple(layer.latencies_us[at] for at in indices),
-        noises_us=tuple(layer.noises_us[at] for at in indices),
-        lost=None if layer.lost is None else tuple(layer.lost[at] for at in indices),
-    )
 
 
 def _losses(layer: LayerSpace) -> npt.NDArray[np.float64]:

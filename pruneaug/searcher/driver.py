@@ -118,7 +118,10 @@ class Driver:
         try:
             proposal = self._propose(trial, number)
             if not self.goal.can_win(proposal.latency_us, self.records):
-                self._finish(trial, proposal)
+                self._finish(trial, replace(proposal, violation=self.goal.known_violation(proposal.latency_us)))
+            elif (same := self._same_network(proposal.assignment)) is not None:
+                known = self.goal.constraints(same, 1)  # or samplers would take it for untried, and come back to it
+                self._finish(trial, replace(proposal, same_as=same.number, violation=next(iter(known.values()), None)))
             elif (error := self._killed_too_often(number)) is not None:
                 self._finish(trial, replace(proposal, state="failed", error=error))
             else:
@@ -162,6 +165,7 @@ class Driver:
         """The work that trains a proposal, and the proposal with the trial that it begins with."""
         search, number = self.job.search, proposal.number
         source = self._nearest(proposal.assignment) if search.inherit else None
+        folder = None if source is None else self.run.tuned_weights(source)
         work = TrialWork(
             key=str(number),
             number=number,
@@ -169,12 +173,13 @@ class Driver:
             seed=history.trial_seed(search.seed, number, _TRAIN),
             folder=self.run.trial_weights(number),
             rungs=tuple(rung * self.job.finetune.trial.epochs for rung in search.rungs if rung < 1),
-            inherit=None if source is None else self.run.tuned_weights(source),
+            inherit=folder,
             store_from=0.0 if search.inherit else self.goal.store_from(self.job.finetune.finalists),
             checkpoint=self.run.checkpoint(str(number)) if self.is_resumable else None,
             timeout_s=search.trial_timeout_s,
         )
-        return replace(proposal, inherited_from=source), work
+        is_refined = source is not None and folder == self.run.final_weights(source)
+        return replace(proposal, inherited_from=source, inherited_refined=is_refined), work
 
     def _nearest(self, assignment: Assignment) -> int | None:
         finished = {n: r.assignment for n, r in self.records.items() if self.run.tuned_weights(n) is not None}
@@ -183,6 +188,12 @@ class Driver:
             with suppress(OSError):  # the times of the folders say which was used last
                 self.run.trial_weights(found).touch()
         return found
+
+    def _same_network(self, assignment: Assignment) -> TrialRecord | None:
+        """The trial of the same network that was judged, if only at rungs, or is being trained."""
+        known = [record for record in self.records.values() if record.state in ("complete", "stopped")]
+        known += [running.proposal for running in self.running.values()]
+        return next((record for record in known if record.assignment == assignment), None)
 
     def _killed_too_often(self, number: int) -> str | None:
         """Why a trial that took its driver with it again and again, as when memory runs out, is not tried once more."""
@@ -269,7 +280,9 @@ class Driver:
 
     def _drop_weights(self) -> None:
         """Keep the weights that the end of the search needs, that running trials begin with, and the last used."""
-        keep = {record.number for record in self.goal.wanted(self.records, self.job.finetune.finalists)}
+        wanted = self.goal.wanted(self.records, self.job.finetune.finalists)
+        keep = {record.number for record in wanted}
+        keep |= {record.inherited_from for record in wanted if record.inherited_from is not None}  # repeats need them
         keep |= {source for item in self.running.values() if (source := item.proposal.inherited_from) is not None}
         keep |= self.running.keys()
         if self.job.search.inherit:
@@ -331,4 +344,6 @@ def _as_failed(event: Lost) -> Failed:
 
 def _outcome(record: TrialRecord) -> str:
     loss = "" if record.accuracy_loss is None else f", accuracy loss {record.accuracy_loss:.4f}"
+    if record.same_as is not None:
+        return f"the network of trial {record.same_as}"
     return record.error or f"{record.latency_us / 1000:.3f} ms at sparsity {record.sparsity:.3f}{loss}"

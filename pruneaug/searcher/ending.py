@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pruneaug.searcher import history
@@ -14,6 +16,7 @@ from pruneaug.searcher.trial import TrialRecord
 from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, save_tensors
 from pruneaug.searcher.work import Failed, Judged, TrialWork
 
+_log = logging.getLogger(__name__)
 _FINAL, _REPEAT = 2, 100  # purposes of seeds
 
 
@@ -155,15 +158,32 @@ def _final_work(driver: Driver, trial: TrialRecord, done: list[dict[str, Any]]) 
 
 
 def _first_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
-    source = winner.inherited_from
     return TrialWork(
         key=f"{winner.number}-repeat-{index}",
         number=winner.number,
         assignment=winner.assignment,
         seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index),
         folder=driver.run.finals / f"repeat-{index}",
-        inherit=None if source is None else driver.run.tuned_weights(source),
+        inherit=_origin(driver, winner),
     )
+
+
+def _origin(driver: Driver, trial: TrialRecord) -> Path | None:
+    """The folder of the weights that a trial began with; None for the dense ones."""
+    run, source = driver.run, trial.inherited_from
+    if source is None:
+        return None
+    folder = run.final_weights(source) if trial.inherited_refined else run.trial_weights(source)
+    if (folder / MASKS).exists():
+        return folder
+    found = run.tuned_weights(source)
+    _log.warning(
+        "the weights that trial %d began with, %s, are gone: its repeats begin with %s",
+        trial.number,
+        folder,
+        found or "the dense ones",
+    )
+    return found
 
 
 def _second_work(driver: Driver, winner: TrialRecord, source: int | None, index: int) -> TrialWork:

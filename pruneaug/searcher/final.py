@@ -16,7 +16,7 @@ from pruneaug.searcher.dense import load_dense
 from pruneaug.searcher.objective import make_goal
 from pruneaug.searcher.rundir import RunDir, read_json, write_json
 from pruneaug.searcher.trial import TrialRecord, is_over, read_records
-from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, load_weights
+from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, load_weights, weights_digest
 from pruneaug.spec.models import SearchSpec
 from pruneaug.tasks.protocol import Task
 
@@ -94,20 +94,24 @@ def finalists_of(run: RunDir) -> list[int]:
 def finalize(task: Task, run: RunDir, *, device: str = "cpu") -> FinalScores:
     """Read the test data: once for the dense network and once for the best one, however often this is called.
 
-    Call it when the search has ended, with the run's lock held; more trials later may bring another best network, which
-    is then read once too.
+    Call it when the search has ended, with the run's lock held; more trials or finalists later may bring another best
+    network, of the same trial too, which is then read once as well.
     """
     scores: dict[str, Any] = read_json(run.final) if run.final.exists() else {}
 
-    def once(name: str, number: int | None, network: Callable[[], nn.Module]) -> float:
-        known: Mapping[str, Any] | None = scores.get(name)
-        if known is None or known["number"] != number:
+    def once(name: str, identity: Mapping[str, Any], network: Callable[[], nn.Module]) -> float:
+        known: Mapping[str, Any] = scores.get(name, {})
+        if any(known.get(key, ...) != value for key, value in identity.items()):
             model = network().to(device)
             accuracy = finite_accuracy(task.evaluate(model, "test"))
-            scores[name] = {"number": number, "accuracy_test": accuracy}
+            scores[name] = {**identity, "accuracy_test": accuracy}
             write_json(run.final, scores)
         return float(scores[name]["accuracy_test"])
 
-    dense = once("dense", None, lambda: load_dense(task, run))
+    dense = once("dense", {"number": None}, lambda: load_dense(task, run))
     best = load_best(task, run)
-    return FinalScores(dense, None if best is None else once("best", best.trial.number, lambda: best.model))
+    if best is None:
+        return FinalScores(dense, None)
+    # A trial's network is another one after a long fine-tuning.
+    identity = {"number": best.trial.number, "weights": weights_digest(run.best / MODEL)}
+    return FinalScores(dense, once("best", identity, lambda: best.model))

@@ -6,7 +6,8 @@ The records on disk are the truth; the study is what samplers and dashboards rea
   where the strategy asks for two directions), with the constraint `accuracy_loss` or `latency` (allowed when <= 0);
 - `stopped`: PRUNED with its rungs as reports, at steps 1, 2, ..., and what it exceeded the limit by as the constraint;
 - `skipped`: PRUNED with the latency as its one report. Samplers rank it after the feasible trials, by latency, and
-  before the infeasible ones; it is never the best trial, and it says nothing about accuracy;
+  before the infeasible ones; it is never the best trial, and it says nothing about accuracy. Where its violation is
+  known, of a latency limit or of a network that was judged before, that is its constraint;
 - `failed`: FAIL, which samplers ignore.
 
 Every ask is marked with the number of the record that it is for. A driver that dies leaves a RUNNING trial, which

@@ -11,16 +11,24 @@ from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice, Pattern, 
 def settle(space: SearchSpace, assignment: Assignment) -> dict[str, LayerChoice]:
     """The assignment, changed where the space demands it.
 
-    Fixed layers are what they must be; with `share` a group takes the choice of its first layer. With `max_patterns`
-    the patterns that most multiplications use stay, and layers of other patterns take the one of these whose blocks
-    are nearest in size, at their sparsity; dense if they may have none of them.
+    Fixed layers are what they must be; layers that share their choice take that of the first of them. With
+    `max_patterns` the patterns that most multiplications use stay, and layers of other patterns take the one of these
+    whose blocks are nearest in size, at their sparsity; dense if they may have none of them.
     """
     chosen = {layer.name: assignment.get(layer.name, DENSE) for layer in space.layers}
-    if space.share:
-        chosen |= {layer.name: chosen[group[0].name] for group in space.groups() for layer in group}
+    chosen |= {layer.name: chosen[group[0].name] for group in space.sharing() for layer in group}
     chosen |= {layer.name: layer.choices[0] for layer in space.layers if layer.is_fixed}
     kept = _kept_patterns(space, chosen)
     return {layer.name: _moved(layer, chosen[layer.name], kept) for layer in space.layers}
+
+
+def listed_us(space: SearchSpace, assignment: Assignment) -> float:
+    """The latency by the listed time of each choice; `settle` may move one off the list, which counts as dense."""
+    total = space.rest_us
+    for layer in space.layers:
+        choice = assignment[layer.name]
+        total += layer.latencies_us[layer.choices.index(choice) if choice in layer.choices else 0]
+    return total
 
 
 def _kept_patterns(space: SearchSpace, assignment: Assignment) -> list[Pattern]:

@@ -41,9 +41,12 @@ class Goal:
 
     def violation(self, loss: float, latency_us: float) -> float:
         """What a judged trial exceeds the limit by; at most 0 if it keeps it."""
-        if self.max_latency_us is not None:
-            return excess(latency_us / self.max_latency_us, 1.0)
-        return excess(loss, self.trial_loss)
+        known = self.known_violation(latency_us)
+        return excess(loss, self.trial_loss) if known is None else known
+
+    def known_violation(self, latency_us: float) -> float | None:
+        """What a trial of this latency exceeds the limit by, where training does not matter; else None."""
+        return None if self.max_latency_us is None else excess(latency_us / self.max_latency_us, 1.0)
 
     def can_win(self, latency_us: float, records: Records) -> bool:
         """Whether a network of this latency could still be the best (of `front`: in the front)."""
@@ -148,7 +151,8 @@ class Goal:
     def constraints(self, record: TrialRecord, directions: int) -> dict[str, float]:
         """What the study takes as constraints, allowed when <= 0.
 
-        A stopped trial is held against the limit at its last rung. A study of both figures needs none for the front.
+        A stopped trial is held against the limit at its last rung, a skipped one if it is known what it exceeds. A
+        study of both figures needs none for the front.
         """
         if self.objective == "front" and directions == 2:
             return {}
@@ -174,18 +178,19 @@ def make_goal(search: SearchSpec, dense_us: float, dense_accuracy: float) -> Goa
     )
 
 
-def check_reachable(search: SearchSpec, dense_us: float, best_possible_us: float) -> None:
-    """Raises SpecError if no network of the space is as fast as the limit asks."""
+def check_reachable(search: SearchSpec, dense_us: float, least_us: float) -> None:
+    """Raises SpecError if the limit is below the least latency that the search can reach."""
     limit_us = _max_latency_us(search, dense_us)
-    if limit_us is None or limit_us >= best_possible_us * (1 - ROUNDING):
+    if limit_us is None or limit_us >= least_us * (1 - ROUNDING):
         return
-    key, asked, least = "max_latency_ms", f"{limit_us / 1e3:.4g} ms", best_possible_us / 1e3
+    key, asked, least = "max_latency_ms", f"{limit_us / 1e3:.4g} ms", least_us / 1e3
     if search.max_latency_ratio is not None:
         key, asked = "max_latency_ratio", f"{search.max_latency_ratio:g} ({asked})"
-        least = best_possible_us / dense_us
+        least = least_us / dense_us
     raise SpecError(
         f"search.{key} must be reachable, but {asked} is asked and the fastest network of this space takes "
-        f"{best_possible_us / 1e3:.4g} ms; raise it to {_rounded_up(least):g} or more, or allow higher sparsities"
+        f"{least_us / 1e3:.4g} ms; raise it to {_rounded_up(least):g} or more, or allow higher sparsities or more "
+        "patterns"
     )
 
 

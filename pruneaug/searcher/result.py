@@ -51,8 +51,9 @@ class SearchResult:
         """What the search came to.
 
         "found": a feasible network faster than dense. "infeasible": networks were judged and none kept enough
-        accuracy. "failed": none was judged, because all that were to be trained failed. "stay dense": nothing that kept
-        enough accuracy, or nothing at all, is predicted to be faster than dense.
+        accuracy, or none was, and what is faster than dense is over the latency limit. "failed": none was judged,
+        because all that were to be trained failed. "stay dense": nothing that kept enough accuracy, or nothing at all,
+        is predicted to be faster than dense.
         """
         if self.best is not None:
             return "found"
@@ -60,7 +61,17 @@ class SearchResult:
             feasible_us = [trial.latency_us for trial in self.trials if trial.feasible]
             # A faster one that is feasible had accuracy to win back, and did not.
             return "stay dense" if feasible_us and min(feasible_us) >= self.dense_latency_us else "infeasible"
-        return "failed" if any(trial.state == "failed" for trial in self.trials) else "stay dense"
+        if any(trial.state == "failed" for trial in self.trials):
+            return "failed"
+        return "infeasible" if self._over_limit else "stay dense"
+
+    @property
+    def _over_limit(self) -> int:
+        """How many trials are predicted to be faster than dense, but slower than the latency limit."""
+        limit_us = self.max_latency_us
+        if limit_us is None:
+            return 0
+        return sum(limit_us < trial.latency_us < self.dense_latency_us for trial in self.trials)
 
     @property
     def how_close(self) -> str:
@@ -78,9 +89,13 @@ class SearchResult:
             return f"trial {self.best.number} {changes} of validation accuracy, and {allowed}"
         if self.closest is None:
             errors = [trial.error for trial in self.trials if trial.state == "failed"]
+            over = self._over_limit
+            if not errors and over:
+                return f"{over} of {len(self.trials)} trials were predicted to be over the limit, and only {allowed}"
             if not errors:
                 return f"dense is the answer: none of {len(self.trials)} trials was predicted to be faster"
-            failed = f"{len(errors)} of {len(self.trials)} failed, the others were not faster than dense"
+            within = " and within the latency limit" if over else ""
+            failed = f"{len(errors)} of {len(self.trials)} failed, the others were not faster than dense{within}"
             return f"no trial was judged: {failed}; the first said: {errors[0]}"
         if self.outcome == "stay dense":
             return f"dense is the answer: no trial that kept enough accuracy is faster, and {allowed}"

@@ -45,6 +45,12 @@ def is_fixed(layer: Layer, spec: SpaceSpec) -> bool:
     return rule is not None and rule.fix is not None
 
 
+def group_of(layer: Layer, spec: SpaceSpec) -> str | None:
+    """The group that a rule puts the layer into."""
+    rule = matching_rule(layer, spec.layers)
+    return None if rule is None else rule.group
+
+
 def measured_choices(network: Network, spec: SpaceSpec) -> tuple[list[str], list[float]]:
     """The patterns and sparsities that a profile must hold for this network."""
     rules = [rule for layer in network.layers if (rule := matching_rule(layer, spec.layers)) is not None]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from pruneaug.errors import PluginError, RunError
+from pruneaug.errors import PluginError, PruneaugError, RunError
 from pruneaug.network.layers import Network, get_weight
 from pruneaug.pruners.protocol import CalibrationData, Pruner, Scorer
 from pruneaug.searcher.space import LayerSpace, SearchSpace
@@ -41,9 +41,11 @@ def weigh_space(
     up, whatever the scores' unit, and the last of a layer is dear. With `network` a loss is the fraction of the
     network's score, for scores that estimate a change of the loss and add up themselves. `auto` is `network` for
     pruners that say so (`scores_compare`), else `layer`.
+
+    Raises PluginError for a pruner that fails, or whose scores are none.
     """
     if isinstance(pruner, Scorer):
-        scores: Mapping[str, torch.Tensor] = pruner.scores(model, network, data)
+        scores = _scores(pruner, model, network, data)
     else:
         scores = {layer.name: get_weight(model, layer.name).detach().float() ** 2 for layer in network.layers}
     if compare == "auto":
@@ -109,6 +111,20 @@ def removed_score(matrix: torch.Tensor, block: Pattern, sparsities: Sequence[flo
     # From the small end: the difference of two large sums would lose the small losses' digits.
     removed = torch.cat([ordered.double().flip(0).cumsum(0).flip(0), torch.zeros(1, device=matrix.device)])
     return [float(removed[kept_count(kept_weight, sparsity)]) for sparsity in sparsities]
+
+
+def _scores(
+    pruner: Scorer, model: nn.Module, network: Network, data: CalibrationData | None
+) -> Mapping[str, torch.Tensor]:
+    try:
+        return pruner.scores(model, network, data)
+    except PruneaugError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the pruner {type(pruner).__name__!r} failed to score the network: {type(error).__name__}: {error}; "
+            "mend it"
+        ) from error
 
 
 def _lost(layer: LayerSpace, matrix: torch.Tensor) -> list[float]:

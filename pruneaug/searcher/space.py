@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pruneaug.errors import LatencyTableError, SpecError
 from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Layer, Network
-from pruneaug.searcher.rules import is_fixed, wanted_choices
+from pruneaug.searcher.rules import group_of, is_fixed, wanted_choices
 from pruneaug.sparsity.patterns import DENSE, Assignment, LayerChoice, Pattern, sort_key
 from pruneaug.spec.models import SpaceSpec
 
 Objective = Literal["latency", "accuracy", "front"]
+
+_ROUNDING = 1e-6  # a limit must hold for the same sum in another order too
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class LayerSpace:
 
     The rest is aligned with `choices`: the time of each in microseconds (all calls), what may differ between equal
     times (half the spread of the measured ones), and the saliency that it loses (dense 0), None if there are no scores.
+    group: the layers of one name get the same choice, and have the same choices.
     """
 
     layer: Layer
@@ -30,6 +33,7 @@ class LayerSpace:
     latencies_us: tuple[float, ...]
     noises_us: tuple[float, ...]
     lost: tuple[float, ...] | None = None
+    group: str | None = None
 
     @property
     def name(self) -> str:
@@ -66,8 +70,8 @@ class SearchSpace:
     """What every layer of a network may be, in the network's order, and all that is known before any training.
 
     rest_us: what the network takes beside these layers. max_patterns: how many patterns, dense aside, a network may
-    have. share: whether the layers of a group get the same choice. objective: what is searched, and max_latency_us the
-    limit that goes with `accuracy`.
+    have. share: whether the layers of every group get the same choice. objective: what is searched, and max_latency_us
+    the limit that goes with `accuracy`.
     """
 
     layers: tuple[LayerSpace, ...]
@@ -94,36 +98,44 @@ class SearchSpace:
         return self.rest_us + sum(layer.latencies_us[0] for layer in self.layers)
 
     @property
+    def allowed_us(self) -> float:
+        """The latency limit, less by what a sum of times may differ in another order; infinite if there is none."""
+        return math.inf if self.max_latency_us is None else self.max_latency_us * (1 - _ROUNDING)
+
+    @property
     def is_scored(self) -> bool:
         """Whether every layer knows what its choices lose."""
         return all(layer.lost is not None for layer in self.layers)
 
     def groups(self) -> tuple[tuple[LayerSpace, ...], ...]:
-        """Layers with the same op and the same choices, together; layers that must stay dense are left out."""
-        groups: dict[tuple[str, tuple[LayerChoice, ...]], list[LayerSpace]] = {}
+        """The layers of a named group together, and of the others those with the same op and the same choices.
+
+        Layers that must stay dense are left out.
+        """
+        groups: dict[tuple[str, tuple[LayerChoice, ...]] | str, list[LayerSpace]] = {}
         for layer in self.layers:
             if layer.patterns:
-                groups.setdefault((layer.layer.op.key, layer.choices), []).append(layer)
+                groups.setdefault(layer.group or (layer.layer.op.key, layer.choices), []).append(layer)
         return tuple(tuple(group) for group in groups.values())
+
+    def sharing(self) -> tuple[tuple[LayerSpace, ...], ...]:
+        """The groups whose layers get the same choice: the named ones, and with `share` all."""
+        return tuple(group for group in self.groups() if self.share or group[0].group is not None)
 
     def size(self) -> int:
         """Number of assignments on the grid."""
         return math.prod(len(layer.choices) for layer in self.layers)
 
-    def best_possible_us(self, rest_us: float | None = None) -> float:
-        """The lowest sum of the layers' times on the grid, `max_patterns` aside, and the rest, in microseconds."""
-        rest = self.rest_us if rest_us is None else rest_us
-        return rest + sum(min(layer.latencies_us) for layer in self.layers)
-
 
 def build_space(network: Network, spec: SpaceSpec, table: LatencyTable, rest_us: float = 0.0) -> SearchSpace:
     """All choices that the spec allows, that fit the layer's weight matrix, and that the table can tell the time of.
 
-    Raises SpecError if a rule matches no layer, fixes what was not measured, or if no layer may be anything but dense,
-    LatencyTableError if a dense time is missing or nothing else is covered.
+    Raises SpecError if a rule matches no layer, fixes what was not measured, if no layer may be anything but dense, or
+    the layers of a group have nothing else in common, LatencyTableError if a dense time is missing or nothing else is
+    covered.
     """
     wanted = wanted_choices(network, spec)
-    layers = tuple(_layer_space(layer, wanted[layer.name], spec, table) for layer in network.layers)
+    layers = _with_common_choices([_layer_space(each, wanted[each.name], spec, table) for each in network.layers])
     space = SearchSpace(layers, rest_us, spec.max_patterns, spec.share)
     if not space.patterns:
         patterns = sorted({str(choice.pattern) for choices in wanted.values() for choice in choices})
@@ -145,17 +157,33 @@ def keep_faster(
 ) -> dict[str, LayerChoice]:
     """The assignment without the layers that it would not make faster than dense by more than the noise.
 
-    Such a layer would lose accuracy for nothing. Layers that the space fixes are kept, and added if they are missing.
+    Such a layer would lose accuracy for nothing. Layers that share their choice are kept together or not at all. Layers
+    that the space fixes are kept, and added if they are missing.
     """
     fixed = {} if space is None else {layer.name: layer.choices[0] for layer in space.layers if layer.is_fixed}
+    together = [] if space is None else [[member.layer for member in group] for group in space.sharing()]
+    shared = {layer.name for group in together for layer in group}
+    kept: dict[str, LayerChoice] = {}
+    for group in [*together, *([layer] for layer in network.layers if layer.name not in shared)]:
+        pruned = [(layer, c) for layer in group if not (c := assignment.get(layer.name, DENSE)).is_dense]
+        gain_us = sum(
+            layer.calls * (table.latency_us(layer.op, DENSE) - table.latency_us(layer.op, choice))
+            for layer, choice in pruned
+        )
+        if gain_us > sum(layer.calls * table.noise_us(layer.op, choice) for layer, choice in pruned):
+            kept |= {layer.name: choice for layer, choice in pruned}
+    return {layer.name: kept[layer.name] for layer in network.layers if layer.name in kept} | fixed
 
-    def is_faster(layer: Layer, choice: LayerChoice) -> bool:
-        gain_us = table.latency_us(layer.op, DENSE) - table.latency_us(layer.op, choice)
-        return gain_us > table.noise_us(layer.op, choice)
 
-    chosen = {layer: assignment.get(layer.name, DENSE) for layer in network.layers if layer.name not in fixed}
-    kept = {layer.name: choice for layer, choice in chosen.items() if not choice.is_dense and is_faster(layer, choice)}
-    return kept | fixed
+def chosen(layer: LayerSpace, indices: Sequence[int]) -> LayerSpace:
+    """The layer with some of its choices, in this order."""
+    return replace(
+        layer,
+        choices=tuple(layer.choices[at] for at in indices),
+        latencies_us=tuple(layer.latencies_us[at] for at in indices),
+        noises_us=tuple(layer.noises_us[at] for at in indices),
+        lost=None if layer.lost is None else tuple(layer.lost[at] for at in indices),
+    )
 
 
 def assigned_sparsity(assignment: Assignment, network: Network) -> float:
@@ -188,6 +216,29 @@ def _layer_space(layer: Layer, wanted: tuple[LayerChoice, ...], spec: SpaceSpec,
         choices,
         tuple(layer.calls * table.latency_us(layer.op, choice) for choice in choices),
         tuple(layer.calls * table.noise_us(layer.op, choice) for choice in choices),
+        group=group_of(layer, spec),
+    )
+
+
+def _with_common_choices(layers: Sequence[LayerSpace]) -> tuple[LayerSpace, ...]:
+    """The layers, those of a named group with the choices that all of the group have."""
+    common: dict[str, set[LayerChoice]] = {}
+    for layer in layers:
+        if layer.group is not None:
+            common[layer.group] = common.get(layer.group, set(layer.choices)) & set(layer.choices)
+    for group, choices in common.items():
+        if all(choice.is_dense for choice in choices):
+            members = ", ".join(repr(layer.name) for layer in layers if layer.group == group)
+            raise SpecError(
+                f"space.layers: the layers of a group must have a choice beside dense in common, but those of "
+                f"{group!r} have none: {members}; give them patterns that fit and were measured for all of them, or "
+                "other groups"
+            )
+    return tuple(
+        layer
+        if layer.group is None
+        else chosen(layer, [at for at, choice in enumerate(layer.choices) if choice in common[layer.group]])
+        for layer in layers
     )
 
 

@@ -17,10 +17,11 @@ from pruneaug.latency.table import LatencyTable
 from pruneaug.network.layers import Network
 from pruneaug.pruners import PRUNERS
 from pruneaug.pruners.protocol import Pruner, TaskCalibration
-from pruneaug.searcher import STRATEGIES, history
+from pruneaug.searcher import STRATEGIES, decoding, history
 from pruneaug.searcher.candidate import Evaluator, PruneAndFineTune
 from pruneaug.searcher.cost import Clock
 from pruneaug.searcher.dense import early_weights, prepare_dense
+from pruneaug.searcher.domination import worthwhile
 from pruneaug.searcher.driver import Driver
 from pruneaug.searcher.ending import Winner, end_search
 from pruneaug.searcher.executors import EXECUTORS
@@ -32,7 +33,7 @@ from pruneaug.searcher.rundir import RunDir, read_json, write_json
 from pruneaug.searcher.saliency import saliency_from_json, saliency_to_json, weigh_space
 from pruneaug.searcher.space import SearchSpace, build_space
 from pruneaug.searcher.stoppers import OptunaStopper, Stopper, make_stopper
-from pruneaug.searcher.strategies.protocol import Strategy
+from pruneaug.searcher.strategies.protocol import LimitedStrategy, Strategy
 from pruneaug.searcher.trial import closest_trial, read_records
 from pruneaug.spec.models import JobSpec, SearchSpec
 from pruneaug.tasks.protocol import Task
@@ -67,7 +68,8 @@ def run_search(
     space = build_space(network, job.space, table)
     run = RunDir(run_dir)
     if not run.info.exists():  # before anything is written or trained
-        check_reachable(job.search, predict(network, {}, table, rest_us).total_us, space.best_possible_us(rest_us))
+        dense_us = predict(network, {}, table, rest_us).total_us
+        check_reachable(job.search, dense_us, least_latency_us(strategy, replace(space, rest_us=rest_us)))
     with run.lock(), run.logging(), history.quiet_optuna():
         info = run.begin(job, _latencies_digest(space), rest_us)
         rest_us = float(info["rest_us"])
@@ -137,6 +139,16 @@ def make_executor(job: JobSpec) -> Executor:
     """The job's executor. Raises PluginError."""
     executor: Executor = EXECUTORS.create(job.search.executor.name, job.search.executor.options)
     return executor
+
+
+def least_latency_us(strategy: Strategy, space: SearchSpace) -> float:
+    """The least latency that a network of the space can have, in microseconds: known before any training.
+
+    Raises SpecError if the strategy has limits of its own that cannot be met.
+    """
+    if isinstance(strategy, LimitedStrategy):
+        return strategy.least_us(space)
+    return decoding.least_us(worthwhile(space))
 
 
 def _with_saliency(space: SearchSpace, run: RunDir, weigh: Callable[[], SearchSpace]) -> SearchSpace:

@@ -24,14 +24,15 @@ State = Literal["complete", "skipped", "stopped", "failed"]
 class TrialRecord:
     """One finished trial.
 
-    `complete`: trained and judged. `skipped`: its predicted latency could not beat the best feasible one, so it was not
-    trained. `stopped`: a rung ended its fine-tuning; `rungs` is all that is known of its accuracy. `failed`: `error`
-    says why. `accuracy_loss` is dense minus pruned validation accuracy, as fractions, and
-    `violation` what it exceeds the limit by (the allowed loss; of objective `accuracy` the allowed latency, as a
-    fraction of it); `sparsity` is the fraction of zeros over all prunable layers;
-    `latency_us` the predicted time of the whole network. `rungs`: (epochs, validation accuracy) on the way.
-    `inherited_from`: the trial whose weights it began with, None for the dense ones. `attempts`: the workers it took.
-    `seconds`: of its training; `own_seconds`: of the search beside it, up to this record.
+    `complete`: trained and judged. `skipped`: not trained, as by its predicted latency it could not win, or because it
+    is the network of another trial, `same_as`. `stopped`: a rung ended its fine-tuning; `rungs` is all that is known of
+    its accuracy. `failed`: `error` says why. `accuracy_loss` is dense minus pruned validation accuracy, as fractions,
+    and `violation` what it exceeds the limit by (the allowed loss; of objective `accuracy` the allowed latency, as a
+    fraction of it), where that is known of a skipped trial too; `sparsity` is the fraction of zeros over all prunable
+    layers; `latency_us` the predicted time of the whole network. `rungs`: (epochs, validation accuracy) on the way.
+    `inherited_from`: the trial whose weights it began with, None for the dense ones; `inherited_refined`: as they were
+    after that one's long fine-tuning. `attempts`: the workers it took. `seconds`: of its training; `own_seconds`: of
+    the search beside it, up to this record.
     """
 
     number: int
@@ -51,11 +52,13 @@ class TrialRecord:
     inherited_from: int | None = None
     attempts: int = 1
     own_seconds: float = 0.0
+    inherited_refined: bool = False
+    same_as: int | None = None
 
     @property
     def feasible(self) -> bool:
-        """Whether it was judged and lost no more accuracy than allowed."""
-        return self.violation is not None and self.violation <= 0
+        """Whether it was judged and keeps the limit."""
+        return self.state == "complete" and self.violation is not None and self.violation <= 0
 
     def to_json(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}

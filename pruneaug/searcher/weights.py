@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +32,17 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} must hold the weights that this run stored, but does not ({error}); begin again in a new folder"
         ) from error
     return tensors
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a file of weights, in hexadecimal. Raises RunError if it is missing."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(
+            f"{path} must hold the weights that this run stored, but does not ({error}); begin again in a new folder"
+        ) from error
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:

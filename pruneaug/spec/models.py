@@ -114,6 +114,10 @@ class LayerRule(Spec):
     max_sparsity: Fraction | None = Field(default=None, description="These layers are at most as sparse")
     dense: bool = Field(default=False, description="These layers are never pruned")
     fix: ChoiceSpec | None = Field(default=None, description="These layers are just this, not even dense")
+    group: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="The layers of all rules with this name get the same choice, of those they all may have",
+    )
 
     @field_validator("patterns")
     @classmethod
@@ -138,7 +142,7 @@ class LayerRule(Spec):
             raise ValueError(
                 f"min_sparsity must not exceed max_sparsity, but got {self.min_sparsity:g} and {self.max_sparsity:g}"
             )
-        choosing = ("patterns", "exclude", "sparsities", "min_sparsity", "max_sparsity")
+        choosing = ("patterns", "exclude", "sparsities", "min_sparsity", "max_sparsity", "group")
         told = [key for key in choosing if getattr(self, key) not in (None, [])]
         ends = [key for key in ("dense", "fix") if getattr(self, key) not in (None, False)]
         if ends and len(ends) + len(told) > 1:

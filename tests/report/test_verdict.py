@@ -3,6 +3,7 @@ import math
 import pytest
 
 from pruneaug.report.verdict import headline, outcome, verdict
+from pruneaug.report.words import milliseconds
 
 
 def test_a_faster_network_within_the_loss_pays(report):
@@ -87,6 +88,40 @@ def test_a_test_loss_above_the_allowed_one_is_told(report):
     report["best"]["accuracy_test"] = report["dense"]["accuracy_test"] - 0.021
     assert outcome(report) == "pays"
     assert "On the test data it loses 2.10 points" in verdict(report)
+
+
+def limit_latency(data, limit_ms):
+    data["constraint"].update(objective="accuracy", max_latency_ms=limit_ms)
+
+
+def test_a_network_that_is_measured_over_the_latency_limit_is_cautioned(report):
+    measured_ms = report["best"]["latency_ms_measured"]
+    limit_latency(report, 1.01 * measured_ms)
+    assert outcome(report) == "pays"
+    assert "Measured, it takes" not in verdict(report)
+    limit_latency(report, 0.9 * measured_ms)
+    words = verdict(report)
+    said = [milliseconds(ms) for ms in (measured_ms, 0.9 * measured_ms, report["best"]["latency_ms_predicted"])]
+    assert f"Measured, it takes {said[0]}, more than the {said[1]} that were allowed" in words
+    assert f"by its predicted latency, {said[2]}." in words
+    del report["best"]["latency_ms_measured"]
+    report["speedup_measured"] = None
+    assert "Measured, it takes" not in verdict(report)
+
+
+def test_trials_that_are_all_over_the_latency_limit_do_not_mean_that_none_is_faster_than_dense(report):
+    dense_ms = report["dense"]["latency_ms_predicted"]
+    trial = {"number": 0, "state": "skipped", "accuracy_loss": None, "feasible": False}
+    report.update(best=None, trials=[{**trial, "latency_ms_predicted": 0.8 * dense_ms}])
+    limit_latency(report, 0.5 * dense_ms)
+    assert outcome(report) == "infeasible"
+    assert f"none of 1 trials was trained to its end within {milliseconds(0.5 * dense_ms)}" in verdict(report)
+    assert headline(report) == "Nothing kept the limit"
+    report["trials"][0]["latency_ms_predicted"] = 1.1 * dense_ms
+    assert outcome(report) == "stay dense"
+    failed = {**trial, "number": 1, "state": "failed", "error": "TaskError: gone"}
+    report["trials"] = [{**trial, "latency_ms_predicted": 0.8 * dense_ms}, failed]
+    assert "The other 1 were not predicted to be faster than dense and within the latency limit." in verdict(report)
 
 
 def test_a_gain_of_accuracy_within_its_noise_is_said_to_be_noise(report):

@@ -52,6 +52,10 @@ def latency_us(space, assignment):
     return space.rest_us + sum(times)
 
 
+def fastest_us(space):
+    return space.rest_us + sum(min(layer.latencies_us) for layer in space.layers)
+
+
 def lost(assignment):
     return sum(loss_of(name, choice) for name, choice in assignment.items())
 

@@ -39,3 +39,9 @@ def test_layers_that_share_take_the_choice_of_the_first_of_them():
     settled = settle(make_space(share=True), {"c": EIGHT, "d": ONE, "a": ONE})
     assert settled["c"] == settled["d"] == settled["e"] == EIGHT
     assert settled["a"] == ONE
+
+
+def test_layers_of_a_named_group_take_the_choice_of_the_first_of_them_whatever_their_op():
+    settled = settle(make_space(layers=[{"match": "[af]", "group": "ends"}]), {"a": EIGHT, "f": ONE, "c": EIGHT})
+    assert settled["a"] == settled["f"] == settled["c"] == EIGHT
+    assert settled["d"] == DENSE

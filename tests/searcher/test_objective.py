@@ -2,14 +2,19 @@ import itertools
 import math
 import re
 
+import optuna
 import pytest
-from toy_search import REST_US, make_job, make_parts, search
+from toy_search import PATTERNS, REST_US, SPARSITIES, make_job, make_parts, search
 
 from pruneaug.errors import SpecError
 from pruneaug.latency.network import predict
 from pruneaug.searcher.objective import Goal, non_dominated
+from pruneaug.searcher.rundir import read_json
 from pruneaug.searcher.space import build_space
 from pruneaug.searcher.trial import TrialRecord
+from pruneaug.sparsity.patterns import Block
+from pruneaug.spec.models import LayerRule
+from pruneaug.testing.platform import analytic_table
 
 
 def record(number, latency_us, loss=None, *, max_loss=0.02, rungs=(), state=None):
@@ -158,10 +163,90 @@ def test_an_unreachable_latency_names_the_reachable_one(tmp_path):
             search(tmp_path / "run", job, parts=(task, network, table))
         advised = float(re.search(r"raise it to ([\d.e-]+) or more", str(raised.value)).group(1))
         space = build_space(network, job.space, table)
-        dense_us, least_us = predict(network, {}, table, REST_US).total_us, space.best_possible_us(REST_US)
+        dense_us = predict(network, {}, table, REST_US).total_us
+        least_us = REST_US + sum(min(layer.latencies_us) for layer in space.layers)
         least = least_us / (1e3 if "max_latency_ms" in limit else dense_us)
         assert least <= advised <= 1.011 * least
         assert not (tmp_path / "run").exists()  # nothing was trained, and the mended job may use the folder
+
+
+def with_space(job, **changes):
+    return job.model_copy(update={"space": job.space.model_copy(update=changes)})
+
+
+def test_a_latency_that_max_patterns_puts_out_of_reach_is_unreachable(tmp_path):
+    task, network, _ = make_parts()
+    rules = [LayerRule(match=network.layers[0].name, patterns=["block:1x1"])]
+    table = analytic_table([layer.op for layer in network.layers], PATTERNS, SPARSITIES)
+    job = with_space(make_job(strategy="allocate", trials=5, objective="accuracy", max_latency_ratio=0.2), layers=rules)
+
+    space = build_space(network, job.space, table, REST_US)
+    free_us = REST_US + sum(min(layer.latencies_us) for layer in space.layers)
+    one_us = min(  # with one pattern, by brute force
+        REST_US
+        + sum(
+            min(us for us, choice in zip(layer.latencies_us, layer.choices, strict=True) if str(choice.pattern) in kept)
+            for layer in space.layers
+        )
+        for kept in ({"None", pattern} for pattern in PATTERNS)
+    )
+    dense_us = predict(network, {}, table, REST_US).total_us
+    assert free_us < 0.99 * one_us
+    ratio = (free_us + one_us) / 2 / dense_us
+
+    def limited(ratio, **space):
+        search = job.search.model_copy(update={"max_latency_ratio": ratio})
+        return with_space(job.model_copy(update={"search": search}), **space)
+
+    with pytest.raises(SpecError, match=r"max_latency_ratio must be reachable") as raised:
+        search(tmp_path / "one", limited(ratio, max_patterns=1), parts=(task, network, table))
+    assert f"takes {one_us / 1e3:.4g} ms" in str(raised.value)
+    assert not (tmp_path / "one").exists()
+    result, _ = search(tmp_path / "two", limited(ratio, max_patterns=2), parts=(task, network, table))
+    assert result.best is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"parameters": 0.01}, "the limit of parameters must be at least"), ({"operations": 0.01}, "limit of operations")],
+)
+@pytest.mark.parametrize("objective", ["latency", "accuracy"])
+def test_limits_of_allocate_that_cannot_be_met_are_found_before_the_dense_training(tmp_path, options, words, objective):
+    limit = {"max_latency_ratio": 0.5} if objective == "accuracy" else {}
+    job = make_job(strategy="allocate", options=options, objective=objective, **limit)
+    with pytest.raises(SpecError, match=words):
+        search(tmp_path / "run", job)
+    assert not (tmp_path / "run").exists()
+
+
+class Slow:
+    """A strategy whose networks are faster than dense, and over any limit that is much faster."""
+
+    def propose(self, trial, space):
+        trial.suggest_float("unused", 0.0, 1.0)
+        return {space.layers[0].name: space.layers[0].nearest(Block(8, 1), 0.7)}
+
+    def sampler(self, seed):
+        return optuna.samplers.RandomSampler(seed)
+
+
+def test_a_search_in_which_all_is_over_the_latency_limit_says_so(tmp_path):
+    job = make_job(strategy=f"{__name__}:Slow", trials=4, objective="accuracy", max_latency_ratio=0.3)
+    result, evaluator = search(tmp_path, job)
+    assert evaluator.pruned == []
+    assert all(0.3 * result.dense_latency_us < t.latency_us < result.dense_latency_us for t in result.trials)
+    assert result.outcome == "infeasible"
+    limit_ms = 0.3 * result.dense_latency_us / 1e3
+    assert result.how_close == (
+        f"4 of 4 trials were predicted to be over the limit, and only a latency of {limit_ms:.4g} ms is allowed"
+    )
+    assert not any(trial.feasible for trial in result.trials)
+    over = [trial.violation for trial in result.trials]
+    assert over == pytest.approx([trial.latency_us / (0.3 * result.dense_latency_us) - 1 for trial in result.trials])
+    study = optuna.load_study(
+        study_name=read_json(tmp_path / "run.json")["study"], storage=f"sqlite:///{tmp_path}/study.db"
+    )
+    assert [trial.constraints["latency"] for trial in study.trials] == over
 
 
 @pytest.mark.parametrize(

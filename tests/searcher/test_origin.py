@@ -1,3 +1,4 @@
+import pytest
 import torch
 from toy_search import make_job, make_parts
 
@@ -5,6 +6,7 @@ from pruneaug.finetune.protocol import FineTuneResult
 from pruneaug.network.layers import Layer, Network, apply_masks, get_weight
 from pruneaug.network.ops import LinearOp
 from pruneaug.pruners.magnitude import Magnitude
+from pruneaug.pruners.sparsegpt import SparseGPT
 from pruneaug.searcher.candidate import PruneAndFineTune, Session
 from pruneaug.searcher.origin import Origin, distance, nearest
 from pruneaug.searcher.study import run_search
@@ -74,7 +76,8 @@ def test_trials_begin_with_the_weights_of_the_nearest_and_the_last_used_are_kept
     assert heirs
     assert all(trial.inherited_from < trial.number for trial in heirs)
     kept = {int(folder.name) for folder in (tmp_path / "weights").iterdir()}
-    needed = {trial.number for trial in result.front} | {result.best.number}
+    needed = {trial.number for trial in (*result.front, result.best)}
+    needed |= {trial.inherited_from for trial in (*result.front, result.best) if trial.inherited_from is not None}
     assert needed <= kept
     assert len(kept - needed) <= 2
 
@@ -84,6 +87,21 @@ class Untrained:
 
     def finetune(self, model, pruned, task, spec, **options):
         return FineTuneResult(dict(pruned.masks), 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("pruner", [SparseGPT(), Magnitude()])
+def test_weights_that_a_pruner_has_updated_keep_the_pruners_own_mask(pruner):
+    task, network, _ = make_parts()
+    dense, tuned = task.build_model(), task.build_model()
+    name = network.layers[1].name
+    assignment = {name: LayerChoice(ELEMENT, 0.6)}
+    before = block_mask(torch.rand(get_weight(dense, name).shape), ELEMENT, 0.6)
+    apply_masks(tuned, {name: before})
+    evaluator = PruneAndFineTune(task, network, dense, pruner, Untrained(), make_job().finetune)
+    found = evaluator.prune(assignment, seed=0, session=Session(origin=Origin(tuned.state_dict(), {name: before})))
+    kept = found.weights[f"{name}.weight"][found.masks[name]]
+    assert int(kept.count_nonzero()) == len(kept)
+    assert torch.equal(found.masks[name], before) == isinstance(pruner, Magnitude)
 
 
 def test_a_long_fine_tuning_begins_with_the_weights_that_its_network_and_the_origin_keep():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pruneaug.errors import PluginError, RunError
+from pruneaug.errors import PluginError, RunError, TaskError
 from pruneaug.network.layers import find_layers, get_weight
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.searcher.saliency import lose, removed_score, saliency_from_json, saliency_to_json, weigh_space
@@ -138,3 +138,21 @@ def test_scores_that_are_none_are_refused(parts):
     for wrong in (scores[first][1:], -scores[first], scores[first] * torch.nan):
         with pytest.raises(PluginError, match=r"must be finite, at least 0 and in the weight's layout"):
             lose(space, {**scores, first: wrong})
+
+
+class Broken(Magnitude):
+    """A scorer with a bug, or one that says what is wrong."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def scores(self, model, network, data):
+        raise self.error
+
+
+def test_a_pruner_that_fails_to_score_is_named(parts):
+    model, network, space = parts
+    with pytest.raises(PluginError, match="the pruner 'Broken' failed to score the network: KeyError: 'a bug'; mend"):
+        weigh_space(space, model, network, Broken(KeyError("a bug")), None)
+    with pytest.raises(TaskError, match="no data"):
+        weigh_space(space, model, network, Broken(TaskError("no data")), None)

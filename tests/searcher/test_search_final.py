@@ -1,5 +1,8 @@
+import shutil
 import statistics
+from dataclasses import replace
 
+import optuna
 import pytest
 import torch
 from toy_search import gentle, make_job, make_parts, search
@@ -8,7 +11,7 @@ from pruneaug.errors import RunError, TrainingError
 from pruneaug.searcher.candidate import Candidate
 from pruneaug.searcher.final import finalize, finished_trials, load_best
 from pruneaug.searcher.rundir import RunDir, read_json
-from pruneaug.searcher.weights import load_tensors
+from pruneaug.searcher.weights import load_tensors, save_tensors
 from pruneaug.testing.evaluator import AnalyticEvaluator
 from pruneaug.testing.task import ToyTask
 
@@ -80,6 +83,59 @@ def test_the_test_data_is_read_once_for_each_network_however_often_it_is_asked_f
     best = load_best(task, RunDir(tmp_path))
     assert scores[0].best == ToyTask().evaluate(best.model, "test")
     assert best.trial == result.best
+
+
+class Scripted:
+    """Trial by trial, the sparsity of all layers."""
+
+    def __init__(self, sparsities):
+        self.sparsities = sparsities
+
+    def propose(self, trial, space):
+        trial.suggest_float("unused", 0.0, 1.0)
+        sparsity = self.sparsities[trial.number]
+        return {layer.name: layer.nearest(layer.patterns[-1], sparsity) for layer in space.layers}
+
+    def sampler(self, seed):
+        return optuna.samplers.RandomSampler(seed)
+
+
+def scripted(*sparsities, finalists=1, repeats=0, **options):
+    search = {"strategy": f"{__name__}:Scripted", "options": {"sparsities": sparsities}, "trials": len(sparsities)}
+    job = make_job(**{**search, **options})
+    finetune = job.finetune.model_copy(update={"finalists": finalists, "repeats": repeats})
+    return job.model_copy(update={"finetune": finetune})
+
+
+def test_the_test_data_is_read_again_for_another_network_of_the_same_trial(tmp_path):
+    task, run = CountingTask(), RunDir(tmp_path)
+    search(tmp_path)
+    before = finalize(task, run)
+    weights = load_tensors(run.best / "model.safetensors")
+    save_tensors(run.best / "model.safetensors", {name: -tensor for name, tensor in weights.items()})
+
+    after = [finalize(task, run) for _ in range(2)]
+
+    assert task.read.count("test") == 3
+    assert after[0] == after[1]
+    assert after[0].dense == before.dense
+    assert after[0].best == ToyTask().evaluate(load_best(task, run).model, "test") != before.best
+
+
+def test_more_finalists_may_make_another_network_of_the_winning_trial_which_is_tested(tmp_path):
+    class Changing(Recovering):
+        def refine(self, weights, masks, **options):
+            found = super().refine(weights, masks, **options)
+            return replace(found, weights={name: -tensor for name, tensor in found.weights.items()})
+
+    run = RunDir(tmp_path)
+    # The first trial wins as it is: the faster one, fine-tuned for longer, stays beyond the limit.
+    first, _ = search(tmp_path, scripted(0.7, 0.9, expected_recovery=0.02), evaluator=Changing(0.9))
+    before = finalize(ToyTask(), run)
+    second, _ = search(tmp_path, scripted(0.7, 0.9, expected_recovery=0.02, finalists=2), evaluator=Changing(0.9))
+    assert first.best.number == second.best.number == 0
+    assert first.best_accuracy < second.best_accuracy
+    assert finalize(ToyTask(), run).best == ToyTask().evaluate(load_best(ToyTask(), run).model, "test") != before.best
 
 
 def test_without_a_feasible_trial_only_the_dense_network_is_tested(tmp_path):
@@ -189,8 +245,8 @@ def test_the_winner_is_made_again_with_other_seeds_and_each_repeat_only_once(tmp
 class Chained(Recovering):
     """Also notes what each long fine-tuning began with."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, left=0.5):
+        super().__init__(left)
         self.origins = []
 
     def prune(self, assignment, *, session=None, **options):
@@ -248,3 +304,66 @@ def test_more_trials_begin_with_what_the_finalists_have_learnt(tmp_path):
     assert heirs
     begun = [origin for origin in evaluator.origins if origin is not None]
     assert sum(all(torch.equal(origin[name], refined[name]) for name in refined) for origin in begun) >= len(heirs)
+
+
+class Heirs(Chained):
+    """Also notes what each trial began with."""
+
+    def __init__(self, left=0.5):
+        super().__init__(left)
+        self.begun = []
+
+    def prune(self, assignment, *, session=None, **options):
+        self.begun.append(None if session is None or session.origin is None else session.origin.weights)
+        candidate = super().prune(assignment, **options)
+        # Every network has weights of its own.
+        return replace(
+            candidate, weights={name: tensor + len(self.begun) for name, tensor in candidate.weights.items()}
+        )
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def origin_of(evaluator, result, number):
+    """What a trial began with, of an evaluator that saw the whole search."""
+    trained = [trial.number for trial in result.trials if trial.state == "complete"]
+    return evaluator.begun[trained.index(number)]
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "best", "source", "finalists"),
+    [
+        ((0.5, 0.6, 0.7, 0.9), 2, 1, 1),  # the source was used longer ago than `keep_weights` trials
+        ((0.9, 0.7), 1, 0, 2),  # the source is a finalist
+    ],
+)
+def test_repeats_begin_where_the_winner_began(tmp_path, sparsities, best, source, finalists):
+    job = scripted(*sparsities, inherit=True, keep_weights=1, finalists=finalists, repeats=1)
+    evaluator = Heirs(0.9)
+    result, _ = search(tmp_path, job, evaluator=evaluator)
+    assert (result.best.number, result.best.inherited_from) == (best, source)
+    assert (tmp_path / "finals" / str(source) / "model.safetensors").exists() == (finalists == 2)
+    assert_same(evaluator.begun[-1], origin_of(evaluator, result, best))
+
+
+def test_repeats_of_a_winner_that_began_with_a_finalists_weights_begin_with_them_too(tmp_path):
+    search(tmp_path, scripted(0.5, 0.7, inherit=True, trials=1), evaluator=Heirs())
+    evaluator = Heirs()
+    result, _ = search(tmp_path, scripted(0.5, 0.7, inherit=True, repeats=1), evaluator=evaluator)
+    assert (result.best.number, result.best.inherited_from, result.best.inherited_refined) == (1, 0, True)
+    kept = load_tensors(tmp_path / "finals" / "0" / "model.safetensors")
+    assert len(evaluator.begun) == 2
+    for begun in evaluator.begun:
+        assert_same(begun, kept)
+
+
+def test_repeats_whose_origin_is_gone_say_what_they_begin_with(tmp_path, caplog):
+    search(tmp_path, scripted(0.5, 0.6, inherit=True), evaluator=Heirs())
+    shutil.rmtree(tmp_path / "weights" / "0")
+    search(tmp_path, scripted(0.5, 0.6, inherit=True, repeats=1), evaluator=(evaluator := Heirs()))
+    assert evaluator.begun == [None]
+    assert "the weights that trial 1 began with" in caplog.text
+    assert "are gone: its repeats begin with the dense ones" in caplog.text

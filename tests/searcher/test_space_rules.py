@@ -88,6 +88,60 @@ def test_a_fixed_layer_is_kept_even_if_it_is_no_faster_than_dense():
     assert keep_faster({}, NETWORK, TABLE, space) == {"c": fixed}
 
 
+GROUP = [{"match": "a", "group": "pair", "max_sparsity": 0.7}, {"match": "f", "group": "pair", "min_sparsity": 0.5}]
+
+
+def test_layers_of_a_named_group_have_the_choices_that_all_of_them_may_have():
+    space = space_of(*GROUP)
+    assert choices(space)["a"] == choices(space)["f"] == ["dense", "block:1x1@0.5", "block:8x1@0.5"]
+    free = space_of()
+    for layer, same in zip(space.layers, free.layers, strict=True):
+        times = dict(zip(same.choices, zip(same.latencies_us, same.noises_us, strict=True), strict=True))
+        assert list(zip(layer.latencies_us, layer.noises_us, strict=True)) == [times[each] for each in layer.choices]
+    assert [[layer.name for layer in group] for group in space.sharing()] == [["a", "f"]]
+    assert [[layer.name for layer in group] for group in space.groups()] == [["a", "f"], ["b"], ["c", "d", "e"]]
+    shared = space_of(*GROUP, share=True)
+    assert shared.sharing() == shared.groups()
+    assert free.sharing() == ()
+
+
+def test_a_group_without_a_common_choice_is_an_error():
+    rules = [
+        {"match": "[ac]", "group": "g", "patterns": ["element"]},
+        {"match": "f", "group": "g", "exclude": ["element"]},
+    ]
+    with pytest.raises(SpecError, match=r"'g' have none: 'a', 'c', 'f'; give them patterns that fit"):
+        space_of(*rules)
+
+
+def test_layers_that_share_are_kept_together_where_together_they_are_faster():
+    space, choice = space_of({"match": "[af]", "group": "pair"}), LayerChoice(Block(8, 1), 0.5)
+    gains = {
+        layer.name: TABLE.latency_us(layer.op, DENSE) - TABLE.latency_us(layer.op, choice) for layer in NETWORK.layers
+    }
+    slow = SlowTable("f", 0.5 * gains["a"])
+    assert keep_faster({"a": choice, "f": choice}, NETWORK, slow) == {"a": choice}
+    assert keep_faster({"a": choice, "f": choice}, NETWORK, slow, space) == {"a": choice, "f": choice}
+    slower = SlowTable("f", 2 * gains["a"])
+    assert keep_faster({"a": choice, "f": choice}, NETWORK, slower, space) == {}
+
+
+class SlowTable:
+    """In which one layer takes so much more than dense, whatever it is pruned to."""
+
+    def __init__(self, name, more_us):
+        (self.op,) = (layer.op for layer in NETWORK.layers if layer.name == name)
+        self.more_us = more_us
+
+    def latency_us(self, op, choice):
+        if op == self.op and not choice.is_dense:
+            return TABLE.latency_us(op, DENSE) + self.more_us
+        return TABLE.latency_us(op, choice)
+
+    def noise_us(self, op, choice):
+        return 0.0
+
+
 def test_what_is_fixed_is_profiled_too():
     spec = SpaceSpec(
         patterns=["block:8x1"],
@@ -130,6 +184,8 @@ def test_fixed_layers_need_room_under_max_patterns():
         ({"fix": {"pattern": "element", "sparsity": 0.5}, "min_sparsity": 0.1}, "leave out min_sparsity"),
         ({"min_sparsity": 0.9, "max_sparsity": 0.5}, "min_sparsity must not exceed max_sparsity, but got 0.9 and 0.5"),
         ({"fix": {"pattern": "dense", "sparsity": 0.0}}, "always a choice"),
+        ({"dense": True, "group": "g"}, "leave out group"),
+        ({"group": ""}, "at least 1 character"),
         ({"op": "lstm"}, "'linear', 'conv2d' or 'conv2d-1x1'"),
     ],
 )

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import optuna
 import pytest
-from scored_space import fixed, latency_us, loss_of, lost, make_space, search
+from scored_space import fastest_us, fixed, latency_us, loss_of, lost, make_space, search
 
 from pruneaug.errors import SpecError
 from pruneaug.searcher import decoding
@@ -24,7 +24,7 @@ def propose(space, budget=0.5, strategy=None, **coefficients):
 def test_the_proposal_loses_least_of_all_assignments_within_the_budget():
     space = make_space(patterns=["block:4x1", "block:8x1"], sparsities=[0.5, 0.9], steps=1)
     names = [layer.name for layer in space.layers]
-    most_us = budget_us(0.4, space.best_possible_us(), space)
+    most_us = budget_us(0.4, fastest_us(space), space)
     best = min(
         sum(loss_of(name, choice) for name, choice in zip(names, choices))
         for choices in itertools.product(*(layer.choices for layer in space.layers))
@@ -37,7 +37,7 @@ def test_the_proposal_loses_least_of_all_assignments_within_the_budget():
 
 def test_budgets_run_from_the_least_possible_latency_to_dense_on_a_logarithmic_scale():
     space = make_space()
-    least_us = space.best_possible_us()
+    least_us = fastest_us(space)
     assert latency_us(space, propose(space, 0.0)) == pytest.approx(least_us)
     assert set(propose(space, 1.0).values()) == {DENSE}
     assert budget_us(0.5, least_us, space) == pytest.approx((least_us * space.dense_us) ** 0.5)
@@ -99,6 +99,23 @@ def test_layers_that_share_get_the_same_choice():
     assert assignment["c"] == assignment["d"] == assignment["e"]
 
 
+def test_layers_of_a_named_group_share_what_loses_least_for_them_together():
+    space = make_space(
+        patterns=["block:4x1", "block:8x1"], sparsities=[0.5, 0.9], steps=1, layers=[{"match": "[acf]", "group": "g"}]
+    )
+    most_us = budget_us(0.4, fastest_us(space), space)
+    names = [layer.name for layer in space.layers]
+    allowed = [
+        assignment
+        for choices in itertools.product(*(layer.choices for layer in space.layers))
+        if (assignment := dict(zip(names, choices, strict=True)))["a"] == assignment["c"] == assignment["f"]
+        and latency_us(space, assignment) <= most_us
+    ]
+    found = propose(space, 0.4)
+    assert found["a"] == found["c"] == found["f"] != DENSE
+    assert lost(found) == pytest.approx(min(map(lost, allowed)))
+
+
 def test_parameters_and_operations_can_be_limited_beside_the_latency():
     space = make_space()
     sizes = {layer.name: np.prod(layer.layer.op.matrix_shape) for layer in space.layers}
@@ -113,7 +130,7 @@ def test_a_limit_that_cannot_be_met_names_what_can():
     with pytest.raises(SpecError, match=r"limit of parameters must be at least what can be reached, \d"):
         propose(make_space(), 0.5, Allocate(parameters=0.01))
     space = make_space()
-    with pytest.raises(SpecError, match=rf"latency .* {space.best_possible_us():.6g} us, but got 1 us"):
+    with pytest.raises(SpecError, match=rf"latency .* {fastest_us(space):.6g} us, but got 1 us"):
         decoding.least_lost(space, [decoding.latency_limit(space, 1.0)], decoding.layer_losses(space))
 
 
@@ -137,7 +154,7 @@ def test_without_scores_sparse_weights_are_what_is_lost():
     space = make_space()
     unscored = replace(space, layers=tuple(replace(layer, lost=None) for layer in space.layers))
     assert not unscored.is_scored
-    assert latency_us(space, propose(unscored, 0.3)) <= budget_us(0.3, space.best_possible_us(), space) * (1 + 1e-9)
+    assert latency_us(space, propose(unscored, 0.3)) <= budget_us(0.3, fastest_us(space), space) * (1 + 1e-9)
 
 
 def test_the_first_proposal_is_the_plain_allocation_at_half_the_way():

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import optuna
 import pytest
-from scored_space import fixed, latency_us, loss_of, lost, make_space, search
+from scored_space import fastest_us, fixed, latency_us, loss_of, lost, make_space, search
 
 from pruneaug.errors import SpecError
 from pruneaug.searcher.domination import front
@@ -28,7 +28,7 @@ def test_the_greedy_path_runs_from_dense_and_each_step_is_faster_and_loses_more(
     losses = [lost(each) for each in networks]
     assert times == sorted(times, reverse=True)
     assert losses == sorted(losses)
-    assert times[-1] == pytest.approx(space.best_possible_us())
+    assert times[-1] == pytest.approx(fastest_us(space))
 
 
 def test_each_greedy_step_gains_most_latency_for_what_it_loses():
@@ -46,6 +46,63 @@ def test_greedy_finds_the_last_step_that_is_accurate_enough_by_halving():
     best = min(us for _, us, loss in trained if loss <= 0.04)
     assert best == pytest.approx(latency_us(space, Greedy().propose(fixed(steps=feasible[-1]), space)))
     assert len(trained) <= steps.bit_length() + 1
+
+
+@pytest.mark.parametrize("ratio", [0.95, 0.6, 0.3])
+@pytest.mark.parametrize("max_patterns", [None, 1])
+def test_for_accuracy_greedy_takes_the_fewest_steps_within_the_latency(ratio, max_patterns):
+    space = make_space(max_patterns=max_patterns)
+    space = replace(space, objective="accuracy", max_latency_us=ratio * space.dense_us)
+    networks = [Greedy().propose(fixed(steps=steps), space) for steps in range(len(path(space)) + 1)]
+    within = [each for each in networks if latency_us(space, each) <= space.max_latency_us]
+    trained = search(Greedy(), space, mean_loss, 1.0, 3)
+    assert trained[0][:2] == (within[0], latency_us(space, within[0]))
+
+
+def test_for_accuracy_greedy_goes_on_where_a_network_turns_out_slower_than_its_times_say():
+    space = make_space()
+    space = replace(space, objective="accuracy", max_latency_us=0.6 * space.dense_us)
+    study, steps = optuna.create_study(), []
+    for number in range(3):
+        greedy = Greedy()
+        study.sampler = greedy.sampler(number)
+        trial = study.ask()
+        greedy.propose(trial, space)
+        steps.append(trial.params["steps"])
+        trial.set_constraint("latency", 0.01)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    assert steps == [steps[0], steps[0] + 1, steps[0] + 2]
+
+
+def test_greedy_takes_more_steps_where_a_number_of_them_was_too_slow_to_be_trained():
+    study, space, steps = optuna.create_study(), make_space(), []
+    for number in range(3):
+        study.sampler = Greedy().sampler(number)
+        trial = study.ask()
+        Greedy().propose(trial, space)
+        steps.append(trial.params["steps"])
+        trial.report(1.0, 0)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    assert steps == sorted(set(steps))
+
+
+def test_a_slow_network_beyond_one_that_lost_too_much_does_not_count_for_greedy():
+    study, space = optuna.create_study(), make_space()
+    distributions = {"steps": optuna.distributions.IntDistribution(0, len(path(space)))}
+    for steps, state, constraint in ((3, "PRUNED", None), (2, "COMPLETE", 0.01)):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[state],
+                value=1.0,
+                params={"steps": steps},
+                distributions=distributions,
+                constraints={} if constraint is None else {"accuracy_loss": constraint},
+            )
+        )
+    study.sampler = Greedy().sampler(0)
+    trial = study.ask()
+    Greedy().propose(trial, space)
+    assert trial.params["steps"] == 1
 
 
 def test_greedy_trials_that_run_at_the_same_time_differ():
@@ -79,6 +136,18 @@ def test_the_rule_at_a_latency_is_at_the_lowest_sparsity_that_reaches_it():
     steps = sorted({choice.sparsity for layer in space.layers for choice in layer.choices})
     slower = [at for at in steps if latency_us(space, best_blocks(space, at)) > 0.6 * space.dense_us]
     assert assignment == best_blocks(space, steps[len(slower)])
+
+
+@pytest.mark.parametrize("ratio", [0.7, 0.3])
+def test_the_rule_keeps_the_latency_limit_of_the_search_unless_it_is_told_otherwise(ratio):
+    space = make_space()
+    limited = replace(space, objective="accuracy", max_latency_us=ratio * space.dense_us)
+    assert Rule().propose(fixed(rule="apply"), limited) == Rule(latency=ratio).propose(fixed(rule="apply"), space)
+    assert Rule().propose(fixed(rule="apply"), space) == Rule(latency=0.5).propose(fixed(rule="apply"), space)
+    own = Rule(latency=0.5).propose(fixed(rule="apply"), limited)
+    assert own == Rule(latency=0.5).propose(fixed(rule="apply"), space)
+    with pytest.raises(SpecError, match=r"the latency limit of the search must be .* 0\.01 .* the rule reaches 0\.\d+"):
+        Rule().propose(fixed(rule="apply"), replace(space, objective="accuracy", max_latency_us=0.01 * space.dense_us))
 
 
 def test_the_rule_trains_one_network_whatever_becomes_of_it():

@@ -24,7 +24,6 @@ BUDGET, POWER, BLOCK = "budget", "power", "block"
 _SPREAD = 1.5  # a coefficient of 1 makes the most sensitive layers e^3 times as sensitive as the least
 _POWER = 2.0
 _BLOCK = 0.25
-_ROUNDING = 1e-6  # a limit must hold for the same sum in another order too
 
 
 class Allocate:
@@ -52,6 +51,10 @@ class Allocate:
         names = (*layer_features(space), POWER, BLOCK)
         coefficients = {name: trial.suggest_float(name, -1.0, 1.0) for name in names}
         return dict(_decoded(space, self._fractions, tuple({BUDGET: budget, **coefficients}.items())))
+
+    def least_us(self, space: SearchSpace) -> float:
+        """The least latency within its limits. Raises SpecError if they cannot be met."""
+        return _least_us(_worthwhile(space), *self._fractions)
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return BudgetSampler(seed, self._objective, self._identity, self._needed)
@@ -84,10 +87,7 @@ def budget_us(budget: float, least_us: float, space: SearchSpace) -> float:
 
 
 def _most_us(least_us: float, space: SearchSpace) -> float:
-    most_us = space.dense_us
-    if space.max_latency_us is not None:
-        most_us = min(most_us, space.max_latency_us * (1 - _ROUNDING))
-    return max(most_us, least_us)
+    return max(min(space.dense_us, space.allowed_us), least_us)
 
 
 def layer_features(space: SearchSpace) -> dict[str, Array]:
@@ -137,7 +137,7 @@ _worthwhile = lru_cache(maxsize=4)(worthwhile)
 @lru_cache(maxsize=4)
 def _least_us(space: SearchSpace, parameters: float, operations: float) -> float:
     """The least latency within the other limits. Raises SpecError if they cannot be met."""
-    return decoding.latency_us(space, decoding.fastest(space, _limits(space, parameters, operations)))
+    return decoding.least_us(space, _limits(space, parameters, operations))
 
 
 def _areas(layer: LayerSpace) -> Array:

@@ -19,7 +19,7 @@ BUDGET = "budget"
 FIRST_BUDGET = 0.5
 _POINT = 0.01  # accuracies matter in points: losses beyond some points are all alike
 _CANDIDATES = 3000
-_TRIES = 10
+_TRIES = 60
 
 
 class BudgetSampler(optuna.samplers.BaseSampler):
@@ -115,9 +115,14 @@ class BudgetSampler(optuna.samplers.BaseSampler):
         return [self._needed(past.params) if name == BUDGET else past.params[name] for name in names]
 
     def _first_new(self, names: list[str], ranked: Array, trials: list[FrozenTrial]) -> Array:
-        """The first of the best candidates that gives another assignment than all trials; the best if none does."""
+        """The best candidate that gives another assignment than all trials, of some; the best of all if none does.
+
+        The best ones are alike, and of a few layers may all give one assignment: so the further down, the wider apart
+        are those that are looked at.
+        """
         tried = {self._identity({name: past.params[name] for name in names}) for past in trials}
-        points: list[Array] = list(ranked[:_TRIES])
+        places = np.unique(np.geomspace(1, len(ranked), _TRIES).astype(int)) - 1
+        points: list[Array] = list(ranked[places])
         for point in points:
             if self._identity(dict(zip(names, map(float, point), strict=True))) not in tried:
                 return point

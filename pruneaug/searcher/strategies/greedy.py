@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +14,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from pruneaug.searcher.domination import hull
-from pruneaug.searcher.limits import settle
+from pruneaug.searcher.limits import listed_us, settle
 from pruneaug.searcher.space import LayerSpace, SearchSpace
 from pruneaug.sparsity.patterns import Assignment
 
@@ -23,19 +26,41 @@ class Greedy:
 
     Each step moves one layer to its next choice on the convex front of latency against lost saliency: the layer that
     gains most latency for what it loses. Once neighbouring numbers of steps are feasible and not, nothing is trained
-    any more.
+    any more. Of objective `accuracy` it is the fewest steps that keep the latency limit, which needs no halving.
     """
 
+    def __init__(self) -> None:
+        self._space: SearchSpace | None = None
+
     def propose(self, trial: optuna.Trial, space: SearchSpace) -> Assignment:
+        self._space = space  # the sampler draws at `suggest`
         moves = path(space)
-        steps = trial.suggest_int(STEPS, 0, len(moves))
-        places = {layer.name: 0 for layer in space.layers}
-        for name in moves[:steps]:
-            places[name] += 1
-        return settle(space, {layer.name: layer.choices[hull(layer)[places[layer.name]]] for layer in space.layers})
+        return network_after(space, moves[: trial.suggest_int(STEPS, 0, len(moves))])
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
-        return BisectionSampler()
+        return StepSampler(self._fewest)
+
+    def _fewest(self) -> int | None:
+        if self._space is None or self._space.objective != "accuracy":
+            return None
+        return fewest_steps(self._space)
+
+
+def network_after(space: SearchSpace, moves: Sequence[str]) -> Assignment:
+    """The network after these steps from dense, as the space demands it."""
+    places = Counter(moves)
+    return settle(space, {layer.name: layer.choices[hull(layer)[places[layer.name]]] for layer in space.layers})
+
+
+@lru_cache(maxsize=4)
+def fewest_steps(space: SearchSpace) -> int:
+    """The fewest steps to a pruned network that keeps the latency limit; all of them if none does."""
+    moves = path(space)
+    for steps in range(len(moves)):
+        network = network_after(space, moves[:steps])
+        if listed_us(space, network) <= space.allowed_us and not all(choice.is_dense for choice in network.values()):
+            return steps
+    return len(moves)
 
 
 def path(space: SearchSpace) -> list[str]:
@@ -57,8 +82,16 @@ def path(space: SearchSpace) -> list[str]:
     return moves
 
 
-class BisectionSampler(optuna.samplers.BaseSampler):
-    """Halves the range between the most steps that were feasible and the fewest beyond that were not."""
+class StepSampler(optuna.samplers.BaseSampler):
+    """Halves the range between the most steps that were feasible and the fewest beyond that were not.
+
+    A trial that was not trained to its end, and does not exceed the limit, was too slow: that asks for more steps, as
+    a feasible one does. Asked when a trial draws: `fewest`, the steps to begin with where not accuracy but latency has
+    a limit. It is known before any training, so all that is left is to go on where a network turns out slower.
+    """
+
+    def __init__(self, fewest: Callable[[], int | None]) -> None:
+        self._fewest = fewest
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
@@ -73,15 +106,24 @@ class BisectionSampler(optuna.samplers.BaseSampler):
     ) -> int:
         assert isinstance(param_distribution, IntDistribution)
         others = [past for past in study.get_trials(deepcopy=False) if STEPS in past.params]
-        judged = [past for past in others if past.constraints and past.state.is_finished()]
-        good = [past.params[STEPS] for past in judged if _is_feasible(past)]
+        exceeding: list[int] = [past.params[STEPS] for past in others if past.state.is_finished() and _exceeds(past)]
+        if (fewest := self._fewest()) is not None:
+            return min(max([fewest, *(steps + 1 for steps in exceeding)]), param_distribution.high)
+        good, slow = (
+            [past.params[STEPS] for past in others if past.state == state and not _exceeds(past)]
+            for state in (TrialState.COMPLETE, TrialState.PRUNED)
+        )
         low = max(good, default=0)
-        bad = [past.params[STEPS] for past in judged if not _is_feasible(past) and past.params[STEPS] > low]
-        high = min(bad, default=param_distribution.high + 1)
+        high = min((steps for steps in exceeding if steps > low), default=param_distribution.high + 1)
+        low = max([low, *(steps for steps in slow if steps < high)])
         pending = [past.params[STEPS] for past in others if past.state == TrialState.RUNNING]
         marks = sorted({low, high, *(steps for steps in pending if low < steps < high)})
         start, end = max(pairwise(marks), key=lambda part: part[1] - part[0])
         return int((start + end) // 2)  # no step left: `low` again, which is not trained
+
+
+def _exceeds(trial: FrozenTrial) -> bool:
+    return any(value > 0 for value in trial.constraints.values())
 
 
 def _gain(layer: LayerSpace, before: int, after: int) -> float:
@@ -93,7 +135,3 @@ def _gain(layer: LayerSpace, before: int, after: int) -> float:
     else:
         lost = layer.lost[after] - layer.lost[before]
     return gained / lost if lost > 0 else float("inf")
-
-
-def _is_feasible(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.COMPLETE and all(value <= 0 for value in trial.constraints.values())

@@ -31,3 +31,15 @@ class Strategy(Protocol):
         Every trial gets a new one with its own seed, so that a search that was killed goes on as if it had not been.
         """
         ...
+
+
+@runtime_checkable
+class LimitedStrategy(Protocol):
+    """A strategy with limits of its own: whether they can be met shows before anything is trained."""
+
+    def least_us(self, space: SearchSpace) -> float:
+        """The least latency in microseconds that it can propose, of a space that may not be scored yet.
+
+        Raises SpecError if its limits cannot be met.
+        """
+        ...

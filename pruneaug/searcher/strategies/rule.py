@@ -9,11 +9,12 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from pruneaug.errors import SpecError
-from pruneaug.searcher.limits import settle
+from pruneaug.searcher.limits import listed_us, settle
 from pruneaug.searcher.space import LayerSpace, SearchSpace
 from pruneaug.sparsity.patterns import DENSE, NM, Assignment, LayerChoice, Pattern
 
 APPLY, STOP = "apply", "stop"
+_LATENCY = 0.5
 
 
 class Rule:
@@ -21,12 +22,10 @@ class Rule:
 
     What a layer may lose is what its smallest block loses at one sparsity, the same for all layers: `sparsity`, or the
     lowest that takes at most `latency`, a fraction of the dense network's latency. Every block may then be as sparse as
-    it can without losing more.
+    it can without losing more. Without either, the latency is the limit of the search, or 0.5 where it has none.
     """
 
     def __init__(self, latency: float | None = None, sparsity: float | None = None) -> None:
-        if latency is None and sparsity is None:
-            latency = 0.5
         told = {name: value for name, value in (("latency", latency), ("sparsity", sparsity)) if value is not None}
         for name, value in told.items():
             if len(told) > 1 or isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
@@ -42,30 +41,32 @@ class Rule:
             return settle(space, {})
         if self._sparsity is not None:
             return best_blocks(space, self._sparsity)
-        assert self._latency is not None
-        return self._within(space, self._latency * space.dense_us)
+        if self._latency is None and space.max_latency_us is not None:
+            return _within(space, space.allowed_us, "the latency limit of the search")
+        return _within(space, (self._latency or _LATENCY) * space.dense_us, "search.options.latency")
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         return _Once()
-
-    def _within(self, space: SearchSpace, most_us: float) -> Assignment:
-        sparsities = sorted({choice.sparsity for layer in space.layers for choice in layer.choices})
-        least_us = space.dense_us
-        for sparsity in sparsities:
-            assignment = best_blocks(space, sparsity)
-            least_us = min(least_us, _latency_us(space, assignment))
-            if least_us <= most_us:
-                return assignment
-        raise SpecError(
-            f"search.options.latency must be reachable, but {self._latency} of the dense network's "
-            f"{space.dense_us:.6g} us is asked and the rule reaches {least_us / space.dense_us:.3g}; raise it, or "
-            "allow higher sparsities"
-        )
 
 
 def best_blocks(space: SearchSpace, sparsity: float) -> dict[str, LayerChoice]:
     """The fastest choice of each layer that loses at most what its smallest block loses at the sparsity."""
     return settle(space, {layer.name: _best(layer, sparsity) for layer in space.layers})
+
+
+def _within(space: SearchSpace, most_us: float, name: str) -> Assignment:
+    """`best_blocks` at the lowest sparsity that takes at most `most_us`. Raises SpecError, which calls it `name`."""
+    sparsities = sorted({choice.sparsity for layer in space.layers for choice in layer.choices})
+    least_us = space.dense_us
+    for sparsity in sparsities:
+        assignment = best_blocks(space, sparsity)
+        least_us = min(least_us, listed_us(space, assignment))
+        if least_us <= most_us:
+            return assignment
+    raise SpecError(
+        f"{name} must be reachable, but {most_us / space.dense_us:.3g} of the dense network's {space.dense_us:.6g} us "
+        f"is asked and the rule reaches {least_us / space.dense_us:.3g}; raise it, or allow higher sparsities"
+    )
 
 
 def _best(layer: LayerSpace, sparsity: float) -> LayerChoice:
@@ -84,15 +85,6 @@ def _best(layer: LayerSpace, sparsity: float) -> LayerChoice:
 def _size(pattern: Pattern) -> tuple[bool, int, Pattern]:
     """Blocks first: N:M has one sparsity only, and the rule needs a range of them."""
     return isinstance(pattern, NM), pattern.rows * pattern.cols, pattern
-
-
-def _latency_us(space: SearchSpace, assignment: Assignment) -> float:
-    """With the listed time of each choice; `settle` may move one off the list, which then counts as dense."""
-    total = space.rest_us
-    for layer in space.layers:
-        choice = assignment[layer.name]
-        total += layer.latencies_us[layer.choices.index(choice) if choice in layer.choices else 0]
-    return total
 
 
 class _Once(optuna.samplers.BaseSampler):
