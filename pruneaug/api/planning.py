@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import ceil
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from pruneaug.platforms import match_platform
 from pruneaug.platforms.cuda import gpu_platform
 from pruneaug.profiler.remote.detect import examine
 from pruneaug.profiler.remote.gpu import detect_remote_gpu
+from pruneaug.searcher.cost import ending_s
 from pruneaug.searcher.objective import check_reachable
 from pruneaug.searcher.rules import wanted_choices
 from pruneaug.searcher.space import build_space
 from pruneaug.searcher.study import least_latency_us, make_plugins
-from pruneaug.spec.models import TrainSpec
+from pruneaug.spec.models import SearchSpec, TrainSpec
 from pruneaug.tasks.protocol import Task
 
 
@@ -38,6 +40,8 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
     missing, cells, seconds = estimate_profile(opened)
     search, training = opened.spec.search, opened.spec.finetune
     step_s = _step_s(opened, training.trial)
+    trial_s, final_s = (_training_s(opened, spec, step_s) for spec in (training.trial, training.final))
+    workers = _side_by_side(search)
     _check_validation(opened, training.trial)
     facts: dict[str, Any] = {
         "platform": opened.platform.name,
@@ -54,8 +58,8 @@ def dry_run(job: Job, *, task: Task | None = None) -> dict[str, Any]:
         "latency_ms_best": None,
         "seconds_profile": seconds,
         "seconds_dense_training": 0.0 if opened.task.trained else _training_s(opened, opened.spec.task.train, step_s),
-        "seconds_search": search.trials * _training_s(opened, training.trial, step_s)
-        + _training_s(opened, training.final, step_s),
+        "seconds_search": ceil(search.trials / workers) * trial_s
+        + ending_s(trial_s, final_s, training.finalists, training.repeats, workers),
     }
     try:
         table, rest_us, _ = opened.measured()
@@ -118,6 +122,13 @@ def _check_validation(job: OpenJob, spec: TrainSpec) -> None:
     batch = next(iter(job.task.batches("validation", spec.batch_size)))
     with torch.no_grad():
         job.task.loss(job.task.build_model().eval()(*batch.inputs), batch)
+
+
+def _side_by_side(search: SearchSpec) -> int:
+    """How many trainings go on at a time, each as fast as one alone: workers that share out the cores of this machine
+    are together no faster than one that has them all."""
+    has_machines = bool(search.executor.options.get("gpus") or search.executor.options.get("address"))
+    return search.executor.workers if has_machines else 1
 
 
 def _training_s(job: OpenJob, spec: TrainSpec, step_s: float) -> float:

@@ -79,12 +79,14 @@ def load_state(path: Path, training: str) -> TrainState | None:
     return TrainState(numbers["step"], numbers["epoch"], numbers["taken"], numbers["loss"], **groups)
 
 
-def training_digest(facts: Mapping[str, Any], masks: Tensors) -> str:
-    """SHA-256 of what makes a training what it is: JSON-like facts and the masks it begins with."""
+def training_digest(facts: Mapping[str, Any], *begins_with: Tensors) -> str:
+    """SHA-256 of what makes a training what it is: JSON-like facts, and the weights and masks it begins with."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(masks):
-        digest.update(name.encode())
-        digest.update(masks[name].cpu().contiguous().numpy().tobytes())
+    for tensors in begins_with:
+        for name in sorted(tensors):
+            digest.update(name.encode())
+            values = tensors[name].detach().cpu().contiguous().flatten()
+            digest.update(values.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()
 
 

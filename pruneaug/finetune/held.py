@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
+from pruneaug.finetune.protocol import FineTuneResult
 from pruneaug.network.layers import apply_masks, get_weight
 from pruneaug.pruners.protocol import Masks, Pruned
 
@@ -49,6 +52,18 @@ class HeldMasks:
 
     def on_cpu(self) -> Masks:
         return {name: mask.cpu() for name, mask in self.masks.items()}
+
+
+def hold_untrained(model: nn.Module, pruned: Pruned) -> FineTuneResult:
+    """What stands for a fine-tuning of no epochs: the masks are put on, and the model is left in eval mode.
+
+    A pruner that raises sparsity while the network trains does all of it at once; one that learns from the gradients of
+    the training raises InputError.
+    """
+    held = HeldMasks(model.eval(), pruned)
+    if pruned.revise is not None:
+        held.set(pruned.revise(model, 1.0))
+    return FineTuneResult(held.on_cpu(), steps=0, epochs=0.0, last_loss=math.nan)
 
 
 def _is_revision(step: int, total: int) -> bool:

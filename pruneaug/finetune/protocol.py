@@ -23,7 +23,8 @@ Progress = Callable[[int, int, float], None]
 class FineTuneResult:
     """What was trained: the masks that the network now holds, on the CPU, and how long it took.
 
-    steps, epochs: all that the network was trained for, those before an interruption included.
+    steps, epochs: all that the network was trained for, those before an interruption included. last_loss: NaN if it
+        was not trained.
     stopped: a rung's `judge` ended the training before its time.
     """
 
@@ -51,6 +52,7 @@ class FineTuner(Protocol):
     ) -> FineTuneResult:
         """Train `model` in place on the task's training split; `pruned` None trains a dense network.
 
+        `spec.epochs` is above 0: without training no fine-tuner is asked (see `hold_untrained`).
         Leaves the model on `device`, in eval mode, with exact zeros where the masks are off. `teacher` is the dense
         network that a spec with distillation learns from. The same seed gives the same result on the same machine.
 
@@ -84,11 +86,13 @@ class Rungs:
     judge: called with each Rung; False ends the training. It may re-estimate batch norms, evaluate and draw random
         numbers: parameters, buffers, modes and random state are put back before training goes on.
     checkpoint: a file (or None) that holds everything the training needs to go on. It is written at each rung, before
-        the judge is called, whole or not at all. A training that finds it there (same spec, seed, task and masks, same
-        rung or not) goes on from it and ends, bit for bit, as if it had never been interrupted; its first act is to
-        call the judge once more for the rung of the checkpoint, for the answer may have been lost. One that is broken
-        or belongs to another training is ignored with a warning. The training never removes it: its owner does, when
-        the result is safe. A training that a judge ended can be continued in the same way: by a judge that says True.
+        the judge is called, and from time to time between them (once a minute; more seldom where that would take more
+        than a fiftieth of the training's time), whole or not at all. A training that finds it there (same spec, seed,
+        task, masks and weights to begin with, same rungs or not) goes on from it and ends, bit for bit, as if it had
+        never been interrupted; if it is that of a rung, its first act is to call the judge once more for it, for the
+        answer may have been lost. One that is broken or belongs to another training is ignored with a warning. The
+        training never removes it: its owner does, when the result is safe. A training that a judge ended can be
+        continued in the same way: by a judge that says True.
 
     A pruner with `observe` must give `state` for this (see Pruned); without it nothing is written and an interrupted
     training begins anew.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,10 +30,15 @@ from pruneaug.tasks.protocol import Task
 
 _VERSION = 1  # of what a checkpoint holds
 _RATES = 1000  # of the schedule, that tell one training from another
+_STORE_EVERY_S = 60.0  # what a kill costs at most, where storing is quick
+_STORE_SHARE = 0.02  # of a training's time that storing it may take
 
 
 class Stops:
-    """The rungs of one training, and its checkpoint. `rungs` None: there are none, and nothing is stored."""
+    """Where one training stops on its way: to be judged at its rungs, and there and from time to time to be stored.
+
+    `rungs` None: it is neither judged nor stored.
+    """
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class Stops:
         hidden = pruned is not None and pruned.observe is not None and pruned.state is None
         self._path = None if hidden else self._rungs.checkpoint
         self._training = ""
+        self._stored_at, self._storing_s = time.monotonic(), 0.0
 
     def resume(self, task: Task, spec: TrainSpec, rate: Rate, seed: int) -> tuple[int, float, bool]:
         """(steps done, the last loss, whether the judge ends it here), of the checkpoint or of a new training."""
@@ -67,21 +74,34 @@ class Stops:
             "rates": [rate(step, self._total) for step in range(0, self._total, every)],
             "network": [(name, list(tensor.shape)) for name, tensor in model_tensors(self._model).items()],
         }
-        self._training = training_digest(facts, {} if self._pruned is None else self._pruned.masks)
+        begins_with = [model_tensors(self._model), {} if self._pruned is None else self._pruned.masks]
+        self._training = training_digest(facts, *begins_with)
         state = load_state(self._path, self._training)
         if state is None:
             return 0, math.nan, False
         self._restore(state)
-        return state.step, state.loss, self.is_at(state.step) and not self._judge(state.step)
+        return state.step, state.loss, self._is_rung(state.step) and not self._judge(state.step)
 
     def is_at(self, step: int) -> bool:
-        return step in self._steps and step < self._total
+        """Whether the training stops here; between rungs the clock says so, which changes nothing of its result."""
+        return self._is_rung(step) or (step < self._total and self._is_worth_storing())
 
     def go_on(self, step: int, loss: float) -> bool:
-        """Store the training and ask the judge."""
+        """Store the training and, at a rung, ask the judge."""
         if self._path is not None:
+            began = time.monotonic()
             save_state(self._path, self._state(step, loss), self._training)
-        return self._judge(step)
+            self._stored_at = time.monotonic()
+            self._storing_s = self._stored_at - began
+        return not self._is_rung(step) or self._judge(step)
+
+    def _is_rung(self, step: int) -> bool:
+        return step in self._steps and step < self._total
+
+    def _is_worth_storing(self) -> bool:
+        if self._path is None:
+            return False
+        return time.monotonic() - self._stored_at >= max(_STORE_EVERY_S, self._storing_s / _STORE_SHARE)
 
     def _judge(self, step: int) -> bool:
         with _undisturbed(self._model):

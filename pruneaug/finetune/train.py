@@ -94,11 +94,12 @@ def train(
             optimizer.step()
             held.apply()
             step += 1
-            if step % check_every == 0 or step == total or stops.is_at(step):
+            is_stop = stops.is_at(step)
+            if step % check_every == 0 or step == total or is_stop:
                 loss_value = _finite(loss, step, total, spec)
                 if progress is not None:
                     progress(step, total, loss_value)
-            if stops.is_at(step):
+            if is_stop:
                 stopped = not stops.go_on(step, loss_value)
     return FineTuneResult(held.on_cpu(), step, step / epoch_steps, loss_value, stopped)
 

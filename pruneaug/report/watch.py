@@ -18,6 +18,7 @@ from pruneaug.report.data import (
 )
 from pruneaug.report.folder import LAYERS, constraint_of, read_job, read_object, read_trial, trial_numbers, trial_row
 from pruneaug.report.words import epoch_words, lost_points, milliseconds, points, ratio_words, seconds, trial_state
+from pruneaug.searcher.cost import ending_s
 
 _RECENT = 20
 """So many of the last trials tell how long the next ones take."""
@@ -33,6 +34,8 @@ class RunWatch:
         self._folder = Path(folder)
         self._constraint: Data = {}
         self._timeout_s: float | None = None
+        self._finetune: Data = {}
+        self._workers = 1
         self.dense_ms: float | None = None
         self.rows: dict[int, Data] = {}
         self.wanted: int | None = None
@@ -85,14 +88,14 @@ class RunWatch:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the other trials will take if they take what the last ones did, skipped ones among them."""
+        """What the other trials will take if they take what the last ones did, skipped ones among them; and the end."""
         recent = [row["seconds"] for _, row in sorted(self.rows.items())[-_RECENT:] if is_number(row.get("seconds"))]
         if self.wanted is None or not recent:
             return None
         left = float((self.wanted - len(self.rows)) * sum(recent) / len(recent) / max(len(self.running), 1))
         if self._timeout_s is not None:
             left = min(left, self._timeout_s - self.trial_seconds)
-        return max(left, 0.0)
+        return max(left, 0.0) + self._ending_s()
 
     def speedup(self, row: Data) -> float | None:
         return ratio(self.dense_ms, row.get("latency_ms_predicted"))
@@ -119,6 +122,16 @@ class RunWatch:
         star = " (best)" if row is self.best else ""
         return f"trial {row.get('number')} {trial_state(row)}{star}: {', '.join(parts)}"
 
+    def _ending_s(self) -> float:
+        """What follows the trials, if an epoch takes what it did in them."""
+        epoch_s = self.trial_seconds / self.epochs if self.epochs > 0 else 0.0
+        trial_s, final_s = (
+            float(section(self._finetune, name).get("epochs", 0.0)) * epoch_s for name in ("trial", "final")
+        )
+        refined = sum(1 for _ in (self._folder / "finals").glob("*/record.json"))
+        finalists = max(int(self._finetune.get("finalists", 0)) - refined, 0)
+        return ending_s(trial_s, final_s, finalists, int(self._finetune.get("repeats", 0)), self._workers)
+
     def _sum(self, key: str) -> float:
         return float(sum(row[key] for row in self.rows.values() if is_number(row.get(key))))
 
@@ -132,3 +145,5 @@ class RunWatch:
         self._constraint = constraint_of(job, self.dense_ms)
         timeout_s = section(job, "search").get("timeout_s")
         self._timeout_s = timeout_s if is_number(timeout_s) else None
+        self._finetune = section(job, "finetune")
+        self._workers = int(section(section(job, "search"), "executor").get("workers", 1))

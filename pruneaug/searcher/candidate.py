@@ -15,7 +15,8 @@ from torch import nn
 
 from pruneaug.errors import PluginError, TrainingError
 from pruneaug.finetune.batchnorm import BATCHNORM_BATCHES, reestimate_batchnorm
-from pruneaug.finetune.protocol import DenseTraining, FineTuner, Progress, Rung, Rungs, accepts
+from pruneaug.finetune.held import hold_untrained
+from pruneaug.finetune.protocol import DenseTraining, FineTuner, FineTuneResult, Progress, Rung, Rungs, accepts
 from pruneaug.network.layers import Network, apply_masks, get_weight
 from pruneaug.pruners.protocol import Masks, Pruned, Pruner, TaskCalibration
 from pruneaug.searcher.origin import Origin
@@ -139,6 +140,24 @@ class PruneAndFineTune:
         progress: Progress | None,
         session: Session,
     ) -> Candidate:
+        if spec.epochs > 0:
+            result = self._train(model, pruned, spec, seed, progress, session)
+        else:
+            result = hold_untrained(model.to(self.device), pruned)
+        _check_held(model, result.masks)
+        accuracy = 0.0 if result.stopped else self._judge(model, spec, seed)
+        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        return Candidate(weights, result.masks, accuracy, result.epochs, result.stopped)
+
+    def _train(
+        self,
+        model: nn.Module,
+        pruned: Pruned,
+        spec: TrainSpec,
+        seed: int,
+        progress: Progress | None,
+        session: Session,
+    ) -> FineTuneResult:
         def judge(rung: Rung) -> bool:
             return session.judge(rung.epochs, self._judge(rung.model, spec, seed))
 
@@ -147,7 +166,7 @@ class PruneAndFineTune:
             options["rungs"] = Rungs(session.rungs, judge, session.checkpoint)
         if self.dense_training is not None and accepts(self.finetuner, "dense"):
             options["dense"] = self.dense_training
-        result = self.finetuner.finetune(
+        return self.finetuner.finetune(
             model,
             pruned,
             self.task,
@@ -158,10 +177,6 @@ class PruneAndFineTune:
             device=self.device,
             **options,
         )
-        _check_held(model, result.masks)
-        accuracy = 0.0 if result.stopped else self._judge(model, spec, seed)
-        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        return Candidate(weights, result.masks, accuracy, result.epochs, result.stopped)
 
     def _judge(self, model: nn.Module, spec: TrainSpec, seed: int) -> float:
         """The validation accuracy, with batch-norm statistics of the weights as they are now."""

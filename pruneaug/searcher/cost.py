@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
+
+
+def ending_s(trial_s: float, final_s: float, finalists: int, repeats: int, workers: int = 1) -> float:
+    """Seconds of what follows a search's trials: the finalists, then the winner made again, by so many at a time.
+
+    trial_s, final_s: of the fine-tuning of one trial, and of one final fine-tuning.
+    """
+    return ceil(finalists / workers) * final_s + ceil(repeats / workers) * (trial_s + final_s)
 
 
 class Clock:

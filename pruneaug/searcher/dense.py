@@ -45,14 +45,12 @@ def prepare_dense(
         if not task.trained:
             _log.info("training the dense network for %g epochs", spec.epochs)
             report = training_progress(progress, "Dense training")
-            options: dict[str, Any] = (
-                {"rungs": _early_rung(finetuner, spec, run)} if accepts(finetuner, "rungs") else {}
-            )
+            options: dict[str, Any] = {"rungs": _rungs(finetuner, spec, run)} if accepts(finetuner, "rungs") else {}
             finetuner.finetune(model, None, task, spec, seed=seed, progress=report, device=device, **options)
             # As after every fine-tuning, or a short training would judge the dense network by stale statistics.
             reestimate_batchnorm(model, islice(task.batches("train", spec.batch_size, seed), BATCHNORM_BATCHES))
         save_tensors(run.dense / MODEL, model.state_dict())
-        run.checkpoint("dense").unlink(missing_ok=True)
+        run.drop_checkpoint("dense")
     load_weights(model.cpu(), run.dense / MODEL)
     model.to(device).eval()
     record = run.dense / "record.json"
@@ -72,17 +70,15 @@ def early_weights(run: RunDir) -> dict[str, torch.Tensor] | None:
     return load_tensors(path) if path.exists() else None
 
 
-def _early_rung(finetuner: FineTuner, spec: TrainSpec, run: RunDir) -> Rungs:
-    """Keeps the weights that a fine-tuner goes back to; and a checkpoint, so that a kill costs little."""
+def _rungs(finetuner: FineTuner, spec: TrainSpec, run: RunDir) -> Rungs:
+    """A checkpoint, so that a kill costs little; and one rung, if the fine-tuner goes back to the weights of then."""
 
     def keep(rung: Rung) -> bool:
-        if isinstance(finetuner, Rewinder) and finetuner.early_fraction is not None:
-            save_tensors(run.dense / EARLY, rung.model.state_dict())
+        save_tensors(run.dense / EARLY, rung.model.state_dict())
         return True
 
     fraction = finetuner.early_fraction if isinstance(finetuner, Rewinder) else None
-    epochs = (spec.epochs * step / 10 for step in range(1, 10)) if fraction is None else (spec.epochs * fraction,)
-    return Rungs(tuple(epochs), keep, run.checkpoint("dense"))
+    return Rungs(() if fraction is None else (spec.epochs * fraction,), keep, run.checkpoint("dense"))
 
 
 def load_dense(task: Task, run: RunDir) -> nn.Module:

@@ -16,6 +16,7 @@ from pruneaug.network.layers import Network
 from pruneaug.searcher import history, origin
 from pruneaug.searcher.candidate import achieved
 from pruneaug.searcher.cost import Clock
+from pruneaug.searcher.deaths import Deaths
 from pruneaug.searcher.executors.protocol import Executor
 from pruneaug.searcher.objective import Goal
 from pruneaug.searcher.progress import Progress
@@ -81,20 +82,29 @@ class Driver:
 
     def do(self, works: Sequence[TrialWork]) -> list[Judged | Failed]:
         """What became of these works, in their order; for all that is trained beside the trials."""
-        waiting, done = list(works), dict[str, Judged | Failed]()
         busy = 0
-        while len(done) < len(works):
-            while waiting and busy < self.executor.capacity:
-                self.executor.submit(waiting.pop(0))
-                busy += 1
-            for event in self.wait():
-                _check_disk(event)
-                busy -= 1
-                again = self._again(event) if isinstance(event, Lost) else None
-                if again is not None:
-                    waiting.insert(0, again)
-                else:
-                    done[event.work.key] = _as_failed(event) if isinstance(event, Lost) else event
+        with Deaths(self.run, is_counting=not self.executor.is_isolated) as deaths:
+            times = {work.key: deaths.times(work.key) for work in works}
+            done: dict[str, Judged | Failed] = {
+                work.key: Failed(work, _death(times[work.key]), 0.0)
+                for work in works
+                if times[work.key] > self.job.search.retries
+            }
+            waiting = [work for work in works if work.key not in done]
+            while len(done) < len(works):
+                while waiting and busy < self.executor.capacity:
+                    deaths.begin(waiting[0].key)
+                    self.executor.submit(waiting.pop(0))
+                    busy += 1
+                for event in self.wait():
+                    _check_disk(event)
+                    busy -= 1
+                    deaths.end(event.work.key)
+                    again = self._again(event) if isinstance(event, Lost) else None
+                    if again is not None:
+                        waiting.insert(0, again)
+                    else:
+                        done[event.work.key] = _as_failed(event) if isinstance(event, Lost) else event
         return [done[work.key] for work in works]
 
     def wait(self) -> Sequence[Event]:
@@ -200,7 +210,7 @@ class Driver:
         allowed = self.job.search.retries + 1
         if self.executor.is_isolated or history.times_killed(self.study, number) < allowed:
             return None
-        return f"the process died {allowed} times in this trial; out of memory?"
+        return _death(allowed)
 
     def _on_rung(self, work: TrialWork, rungs: tuple[RungScore, ...]) -> bool:
         """Whether a training goes on after its latest rung."""
@@ -209,14 +219,21 @@ class Driver:
             return True
         with self.clock.own():
             loss, latency_us = self.goal.dense_accuracy - rungs[-1][1], running.proposal.latency_us
-            if len(rungs) > running.reported:  # a retried trial comes to its last rung once more
-                history.report_rung(self.study, running.trial, len(rungs) - 1, self.goal.shortfall(loss))
-                running.reported = len(rungs)
+            self._report_rungs(running, rungs)
             if not self.goal.can_win(latency_us, self.records):
                 return False
             to_beat = self.goal.loss_to_beat(latency_us, self.records)
             finished = list(self.records.values())
             return not self.stopper.stops(AtRung(rungs, loss, to_beat, finished, self.study, running.trial))
+
+    def _report_rungs(self, running: Running, rungs: tuple[RungScore, ...]) -> None:
+        """Those that the study has not heard of: a trial that goes on after a kill comes to its last rung again, or is
+        already beyond it."""
+        for index, (_, accuracy) in enumerate(rungs[running.reported :], start=running.reported):
+            history.report_rung(
+                self.study, running.trial, index, self.goal.shortfall(self.goal.dense_accuracy - accuracy)
+            )
+        running.reported = max(running.reported, len(rungs))
 
     def _take(self, event: Event) -> None:
         """Record what became of a trial, or give it to another worker."""
@@ -231,6 +248,8 @@ class Driver:
                 self.executor.submit(again)
                 return
             event = _as_failed(event)
+        if isinstance(event, Judged):
+            self._report_rungs(running, event.rungs)
         self._finish(running.trial, self._record(running.proposal, event))
         del self.running[event.work.number]
 
@@ -248,7 +267,7 @@ class Driver:
         self.records[record.number] = record
         history.tell(self.study, trial, record, self.goal)
         _log.info("trial %d %s: %s", record.number, record.state, _outcome(record))
-        self.run.checkpoint(str(record.number)).unlink(missing_ok=True)
+        self.run.drop_checkpoint(str(record.number))
         if record.state != "skipped":
             self._drop_weights()
         self._report()
@@ -305,6 +324,7 @@ class Driver:
             (event,) = self.do([replace(work, store_from=0.0, rungs=())])
             self.records[record.number] = again = self._record(proposal, event)
             write_record(self.run.trials, again)
+            self.run.drop_checkpoint(work.key)
         self._drop_weights()
 
     def _give_up(self) -> None:
@@ -340,6 +360,10 @@ def _check_disk(event: Event) -> None:
 def _as_failed(event: Lost) -> Failed:
     error = f"its worker died {event.work.attempt} times: {event.error}"
     return Failed(event.work, error, event.seconds)
+
+
+def _death(times: int) -> str:
+    return f"the process died {times} times in this training; out of memory?"
 
 
 def _outcome(record: TrialRecord) -> str:

@@ -67,7 +67,7 @@ def _refine(driver: Driver) -> list[dict[str, Any]]:
         for event in driver.do([work for work in works if not (work.folder / "record.json").exists()]):
             trial = driver.records[event.work.number]
             write_json(event.work.folder / "record.json", _finalist(trial, event))
-            driver.run.checkpoint(event.work.key).unlink(missing_ok=True)
+            driver.run.drop_checkpoint(event.work.key)
         done += [read_json(work.folder / "record.json") for work in works]
     return done
 
@@ -136,6 +136,8 @@ def _repeat(
         seed = _first_work(driver, winner, index).seed
         done = [*done, {"seed": seed, "accuracy_validation": accuracy, "error": error}]
         shutil.rmtree(driver.run.finals / f"repeat-{index}", ignore_errors=True)
+        for key in _repeat_keys(winner, index):
+            driver.run.drop_checkpoint(key)
     return done
 
 
@@ -153,18 +155,22 @@ def _final_work(driver: Driver, trial: TrialRecord, done: list[dict[str, Any]]) 
         inherit=None if source is None else driver.run.final_weights(source),
         refine=driver.run.trial_weights(trial.number),
         checkpoint=driver.run.checkpoint(key) if driver.is_resumable else None,
+        timeout_s=driver.job.search.final_timeout_s,
         store_from=trial.accuracy_validation or 0.0,
     )
 
 
 def _first_work(driver: Driver, winner: TrialRecord, index: int) -> TrialWork:
+    key, _ = _repeat_keys(winner, index)
     return TrialWork(
-        key=f"{winner.number}-repeat-{index}",
+        key=key,
         number=winner.number,
         assignment=winner.assignment,
         seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index),
         folder=driver.run.finals / f"repeat-{index}",
         inherit=_origin(driver, winner),
+        checkpoint=driver.run.checkpoint(key) if driver.is_resumable else None,
+        timeout_s=driver.job.search.trial_timeout_s,
     )
 
 
@@ -187,14 +193,21 @@ def _origin(driver: Driver, trial: TrialRecord) -> Path | None:
 
 
 def _second_work(driver: Driver, winner: TrialRecord, source: int | None, index: int) -> TrialWork:
-    folder = driver.run.finals / f"repeat-{index}"
+    folder, (_, key) = driver.run.finals / f"repeat-{index}", _repeat_keys(winner, index)
     return TrialWork(
-        key=f"{winner.number}-repeat-{index}-final",
+        key=key,
         number=winner.number,
         assignment=winner.assignment,
         seed=history.trial_seed(driver.job.search.seed, winner.number, _REPEAT + 2 * index + 1),
         folder=folder / "final",
         inherit=None if source is None else driver.run.final_weights(source),
         refine=folder,
+        checkpoint=driver.run.checkpoint(key) if driver.is_resumable else None,
+        timeout_s=driver.job.search.final_timeout_s,
         store_from=2.0,  # only its accuracy is wanted
     )
+
+
+def _repeat_keys(winner: TrialRecord, index: int) -> tuple[str, str]:
+    """Of the winner made again, and of its long fine-tuning."""
+    return f"{winner.number}-repeat-{index}", f"{winner.number}-repeat-{index}-final"

@@ -9,7 +9,8 @@ dense/                   model.safetensors, record.json: the network before prun
 trials/<number>.json     the finished trials; these files are the truth
 weights/<number>/        model.safetensors, masks.safetensors of the trials that the end of the search needs, and of
                          those that others may inherit from
-checkpoints/<number>     a training on its way
+checkpoints/<name>       a training on its way: of a trial, of the dense network, of the end of the search; beside it
+                         <name>.rungs.json, how it was judged so far, and <name>.deaths.json, how often the search died
 finals/<number>/         a finalist after the long fine-tuning
 best/                    model.safetensors, masks.safetensors, record.json: the winner
 saliency.json            what each choice of each layer loses of the scores
@@ -175,6 +176,12 @@ class RunDir:
         """Where a training on its way is kept."""
         return self.checkpoints / name
 
+    def drop_checkpoint(self, name: str) -> None:
+        """Remove a checkpoint, and what lies beside it: the training is over and its result is safe."""
+        path = self.checkpoint(name)
+        for file in (path, rung_scores(path), deaths(path)):
+            file.unlink(missing_ok=True)
+
     def drop_weights(self, keep: Collection[int]) -> None:
         """Remove the weights of all trials but these. What cannot be removed stays: it is only in the way."""
         names = {str(number) for number in keep}
@@ -190,6 +197,16 @@ class RunDir:
         keys = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
         words = [[repr(values[key]) if key in values else "not set" for values in (begun, now)] for key in keys]
         return ", ".join(f"{key} ({before}, now {after})" for key, (before, after) in zip(keys, words, strict=True))
+
+
+def rung_scores(checkpoint: Path) -> Path:
+    """Where the rungs of a training lie, as they were judged so far: {"rungs": [[epochs, accuracy], ...]}."""
+    return checkpoint.with_name(f"{checkpoint.name}.rungs.json")
+
+
+def deaths(checkpoint: Path) -> Path:
+    """Where it is counted how often a training took the search's own process with it: {"times": count}."""
+    return checkpoint.with_name(f"{checkpoint.name}.deaths.json")
 
 
 class _LogFile(logging.FileHandler):

@@ -19,6 +19,7 @@ from pruneaug.errors import StorageError
 from pruneaug.finetune.protocol import Progress
 from pruneaug.searcher.candidate import Candidate, Evaluator, Session, finite_accuracy
 from pruneaug.searcher.origin import Origin
+from pruneaug.searcher.rundir import read_json, rung_scores, write_json
 from pruneaug.searcher.weights import MASKS, MODEL, load_tensors, save_tensors
 from pruneaug.sparsity.masks import mask_sparsity
 from pruneaug.sparsity.patterns import Assignment
@@ -105,8 +106,8 @@ def do_work(
     """Make the network, judge it, and store it. Whatever goes wrong in it comes back as Failed."""
     started = time.monotonic()
     try:
-        rungs: list[RungScore] = []
-        with _time_limit(work.timeout_s):
+        rungs = _scores_before(work)
+        with _time_limit(work):
             candidate = _candidate(work, evaluator, rungs, on_rung, progress)
         if candidate.stopped:
             return Judged(
@@ -136,6 +137,8 @@ def _candidate(
     def judge(epochs: float, accuracy: float) -> bool:
         # A training that goes on after a kill comes to the rung of its checkpoint once more.
         rungs[:] = [*(rung for rung in rungs if rung[0] < epochs), (epochs, finite_accuracy(accuracy))]
+        if work.checkpoint is not None:
+            write_json(rung_scores(work.checkpoint), {"rungs": rungs})
         return on_rung(work, tuple(rungs))
 
     session = Session(work.rungs, judge, work.checkpoint, None if work.inherit is None else Origin.load(work.inherit))
@@ -146,18 +149,25 @@ def _candidate(
     return evaluator.refine(weights, masks, seed=work.seed, progress=progress, **options)
 
 
+def _scores_before(work: TrialWork) -> list[RungScore]:
+    """The rungs that this training was judged at before it was interrupted."""
+    if work.checkpoint is None or not (path := rung_scores(work.checkpoint)).exists():
+        return []
+    return [(float(epochs), float(accuracy)) for epochs, accuracy in read_json(path)["rungs"]]
+
+
 @contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TrialTimeout inside after so many seconds; only a main thread can, and only while Python runs."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
+def _time_limit(work: TrialWork) -> Iterator[None]:
+    """Raise TrialTimeout inside after the work's time; only a main thread can, and only while Python runs."""
+    if work.timeout_s is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(*_: object) -> None:
-        raise TrialTimeout(timeout_text(seconds))
+        raise TrialTimeout(timeout_text(work))
 
     before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, work.timeout_s)
     try:
         yield
     finally:
@@ -165,5 +175,6 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def timeout_text(seconds: float) -> str:
-    return f"the trial took longer than search.trial_timeout_s, {seconds:g} s; raise it if that is too short"
+def timeout_text(work: TrialWork) -> str:
+    what, key = ("trial", "trial_timeout_s") if work.refine is None else ("final fine-tuning", "final_timeout_s")
+    return f"the {what} took longer than search.{key}, {work.timeout_s or 0.0:g} s; raise it if that is too short"

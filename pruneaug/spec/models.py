@@ -25,8 +25,8 @@ class TrainSpec(Spec):
     """How the dense network is trained when there is no checkpoint, and how a pruned one is fine-tuned."""
 
     optimizer: Literal["sgd", "adamw"] = Field(default="sgd", description="`sgd` with Nesterov momentum, or `adamw`")
-    epochs: Annotated[float, Field(gt=0)] = Field(
-        default=10.0, description="Passes over the training data; may be a fraction"
+    epochs: Annotated[float, Field(ge=0)] = Field(
+        default=10.0, description="Passes over the training data; may be a fraction, in `finetune` 0: no training"
     )
     batch_size: Positive = Field(default=128, description="Examples a step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=0.1, description="The largest, after the warm-up")
@@ -70,6 +70,16 @@ class TaskSpec(Spec):
         default=None, description="Trained weights (.safetensors, or a torch state_dict); null: train first"
     )
     train: TrainSpec = Field(default_factory=TrainSpec, description="The dense training, when there is no checkpoint")
+
+    @field_validator("train")
+    @classmethod
+    def _trains(cls, value: TrainSpec) -> TrainSpec:
+        if value.epochs == 0:
+            raise ValueError(
+                "a dense training must have epochs above 0, but got 0; for a network that is trained already, name its "
+                "weights in `checkpoint` and leave `epochs` out"
+            )
+        return value
 
 
 class ChoiceSpec(Spec):
@@ -218,7 +228,9 @@ class SearchSpec(Spec):
         "network that the search ends with may not",
     )
     timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="No trial starts after this many seconds; null: no limit"
+        default=None,
+        description="No trial starts after this many seconds spent in trials; those of trials that run at the same "
+        "time add up: four workers spend four in each second. Null: no limit",
     )
     storage: str | None = Field(default=None, description="Optuna storage URL; null: SQLite in the run folder")
     objective: Literal["latency", "accuracy", "front"] = Field(
@@ -238,6 +250,9 @@ class SearchSpec(Spec):
     )
     trial_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="A trial that takes longer has failed; null: no limit"
+    )
+    final_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="A final fine-tuning that takes longer has failed; null: no limit"
     )
     rungs: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=list,

@@ -26,6 +26,7 @@ NO_RESULT = (
     "platform.remote.timeout_s",
     "platform.remote.tracker_key",
     "search.executor",
+    "search.final_timeout_s",
     "search.keep_weights",
     "search.retries",
     "search.storage",

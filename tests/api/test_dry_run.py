@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from toy_flow import toy_job
+from toy_flow import SHORT, toy_job
 
 import pruneaug
 from pruneaug.errors import LatencyTableError, PluginError, SpecError, TaskError
@@ -59,3 +59,21 @@ def test_a_dry_run_of_a_table_of_another_machine_says_so(toy_at):
     path.write_text(json.dumps(other.to_json()))
     with pytest.raises(LatencyTableError, match=r"cpu: .* here, another there"):
         pruneaug.dry_run(toy_job(folder, platform__name=table.name))
+
+
+@pytest.mark.parametrize(
+    ("executor", "together"),
+    [
+        ({}, 1),
+        ({"name": "processes", "workers": 2}, 1),  # they share the cores
+        ({"name": "processes", "workers": 2, "options": {"gpus": [0, 1]}}, 2),
+    ],
+    ids=str,
+)
+def test_the_estimate_of_a_search_holds_all_its_trainings(tmp_path, monkeypatch, executor, together):
+    monkeypatch.setattr("pruneaug.api.planning._step_s", lambda job, spec: 0.5)
+    changes = {"finetune__finalists": 2, "finetune__repeats": 3, "finetune__final": {**SHORT, "epochs": 4}}
+    plan = pruneaug.dry_run(toy_job(tmp_path, search__executor=executor, **changes))
+    epochs = {1: 3 * 1 + 2 * 4 + 3 * (1 + 4), 2: 2 * 1 + 1 * 4 + 2 * (1 + 4)}[together]
+    an_epoch_s = plan["seconds_dense_training"] / 4
+    assert plan["seconds_search"] == pytest.approx(epochs * an_epoch_s)

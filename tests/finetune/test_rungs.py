@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from pruneaug import files
 from pruneaug.errors import StorageError
+from pruneaug.finetune import rungs as stops
 from pruneaug.finetune.data import EndlessBatches
 from pruneaug.finetune.protocol import Rung, Rungs
 from pruneaug.finetune.train import Train
@@ -151,6 +153,66 @@ def test_a_checkpoint_of_another_training_is_ignored(task: Any, tmp_path: Path, 
     with pytest.raises(Killed):
         run(task, rungs=Rungs((1.0,), die, tmp_path / "state"))
     assert same(run(task, **other), run(task, rungs=Rungs((), checkpoint=tmp_path / "state"), **other))
+
+
+def test_a_checkpoint_of_a_training_that_began_with_other_weights_is_ignored(task: Any, tmp_path: Path) -> None:
+    class Halved(type(task)):  # type: ignore[misc]
+        def build_model(self) -> nn.Module:
+            model = super().build_model()
+            with torch.no_grad():
+                model[3].weight.mul_(0.5)
+            return model
+
+    with pytest.raises(Killed):
+        run(task, rungs=Rungs((1.0,), die, tmp_path / "state"))
+    assert same(run(Halved()), run(Halved(), rungs=Rungs((), checkpoint=tmp_path / "state")))
+
+
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "adamw", "mixed_precision": True}], ids=str)
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 13, 17])
+def test_a_training_without_rungs_goes_on_where_it_was_killed(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(stops, "_STORE_EVERY_S", 0.0)
+    monkeypatch.setattr(stops, "_STORE_SHARE", float("inf"))
+    spec, checkpoint = SPEC.model_copy(update=settings), Rungs((), checkpoint=tmp_path / "state")
+    trained: list[int] = []
+
+    def die_after(done: int, total: int, loss: float) -> None:
+        trained.append(done)
+        if len(trained) == step + 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(task, spec, rungs=checkpoint, progress=die_after)
+    torch.rand(7)
+    assert same(run(task, spec), run(task, spec, rungs=checkpoint, progress=die_after))
+    assert trained == [*range(1, step + 2), *range(step + 1, 19)]  # the step that was not stored is trained again
+
+
+@pytest.mark.parametrize(("storing_s", "stored"), [(1.0, [6, 12]), (2.0, [6, 16]), (3.0, [6])])
+def test_a_training_is_stored_once_a_minute_and_more_seldom_where_that_takes_long(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storing_s: float, stored: list[int]
+) -> None:
+    clock, steps = SimpleNamespace(now=0.0), []
+
+    class Slow(type(task)):  # type: ignore[misc]
+        def loss(self, *args: Any, **options: Any) -> torch.Tensor:
+            clock.now += 10.0  # seconds a step
+            loss = super().loss(*args, **options)
+            assert isinstance(loss, torch.Tensor)
+            return loss
+
+    def save(path: Path, state: Any, training: str) -> None:
+        clock.now += storing_s
+        steps.append(state.step)
+
+    monkeypatch.setattr(stops, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(stops, "save_state", save)
+    run(Slow(), rungs=Rungs((), checkpoint=tmp_path / "state"))
+    assert steps == stored
+    run(Slow(), rungs=Rungs(()))
+    assert steps == stored  # without a file for it, nothing is stored
 
 
 def test_the_first_act_of_a_resumed_training_is_to_ask_the_judge_again(task: Any, tmp_path: Path) -> None:

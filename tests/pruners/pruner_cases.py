@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
@@ -56,3 +57,26 @@ class Data:
         return Batch(
             (torch.cat([batch.inputs[0] for batch in batches]),), torch.cat([batch.targets for batch in batches])
         )
+
+
+class Inputs(Data):
+    """Calibration data of one batch, its labels all 0."""
+
+    def __init__(self, *inputs: torch.Tensor) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+    def batches(self, count: int):
+        yield Batch(self.inputs, torch.zeros(len(self.inputs[0]), dtype=torch.int64))
+
+
+def small_transformer(name: str, attention: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    library = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    torch.manual_seed(0)
+    if name == "bert":
+        config = library.BertConfig(vocab_size=30, num_labels=3, attn_implementation=attention, **sizes)
+        mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
+        return library.BertForSequenceClassification(config).eval(), (torch.arange(7)[None], mask)
+    config = library.ViTConfig(image_size=8, patch_size=4, num_labels=3, attn_implementation=attention, **sizes)
+    return library.ViTForImageClassification(config).eval(), (torch.zeros(1, 3, 8, 8),)

@@ -1,5 +1,8 @@
 """The cubic schedule, and any pruner on it."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from pruner_cases import Data, blend
@@ -67,7 +70,25 @@ def test_each_step_scores_the_weights_as_they_are_then() -> None:
     assert float(size[mask].min()) >= float(size[~mask].max())
 
 
-@pytest.mark.parametrize("name", ["magnitude", "taylor", "snip", "fisher", "synflow", "wanda", "random"])
+def test_what_grasp_removed_may_come_back_as_each_step_is_its_own() -> None:
+    model, network, pruned = start(pruner="grasp", steps=4, end=1.0)
+    assert pruned.revise is not None
+    before, came_back = pruned.masks, False
+    for way in (0.25, 0.5, 0.75, 1.0):
+        asked = {
+            name: replace(choice, sparsity=choice.sparsity * (1 - (1 - way) ** 3)) for name, choice in CHOICES.items()
+        }
+        alone = PRUNERS.create("grasp", {}).prune(copy.deepcopy(model), network, asked, Data()).masks
+        masks = pruned.revise(model, way)
+        assert masks.keys() == alone.keys()
+        assert all(torch.equal(masks[name], alone[name]) for name in masks)
+        came_back |= any(bool((masks[name] & ~before[name]).any()) for name in masks)
+        apply_masks(model, masks)
+        before = masks
+    assert came_back
+
+
+@pytest.mark.parametrize("name", ["magnitude", "lamp", "taylor", "snip", "fisher", "synflow", "wanda", "random"])
 def test_what_is_removed_stays_removed(name: str) -> None:
     options = {"iterations": 5} if name == "synflow" else {}
     model, _, pruned = start(pruner=name, options=options, steps=5)

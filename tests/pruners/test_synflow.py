@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from pruner_cases import Data, blend
+from pruner_cases import Data, Inputs, blend, small_transformer
 from torch import nn
 
 from pruneaug.network.layers import Network, apply_masks, find_layers, get_weight
@@ -12,18 +12,6 @@ from pruneaug.pruners.linearised import positive_copy
 from pruneaug.pruners.synflow import SynFlow, synaptic_flow
 from pruneaug.sparsity.masks import mask_sparsity
 from pruneaug.sparsity.patterns import Block, LayerChoice
-from pruneaug.tasks.protocol import Batch
-
-
-class Inputs(Data):
-    """Calibration data of which only the shapes matter."""
-
-    def __init__(self, *inputs: torch.Tensor) -> None:
-        super().__init__()
-        self.inputs = inputs
-
-    def batches(self, count: int):
-        yield Batch(self.inputs, torch.zeros(len(self.inputs[0]), dtype=torch.int64))
 
 
 def chain(widths: tuple[int, ...], seed: int = 0) -> tuple[nn.Sequential, Network]:
@@ -117,18 +105,6 @@ def test_the_density_falls_exponentially_and_what_is_removed_stays_removed(monke
     for earlier, later in itertools.pairwise([*seen, masks]):
         assert all(not bool((later[name] & ~earlier[name]).any()) for name in masks)
     assert [mask_sparsity(mask) for mask in masks.values()] == [0.9, 0.6]
-
-
-def small_transformer(name: str, attention: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
-    library = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-    torch.manual_seed(0)
-    if name == "bert":
-        config = library.BertConfig(vocab_size=30, num_labels=3, attn_implementation=attention, **sizes)
-        mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0]])
-        return library.BertForSequenceClassification(config).eval(), (torch.arange(7)[None], mask)
-    config = library.ViTConfig(image_size=8, patch_size=4, num_labels=3, attn_implementation=attention, **sizes)
-    return library.ViTForImageClassification(config).eval(), (torch.zeros(1, 3, 8, 8),)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

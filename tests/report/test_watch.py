@@ -11,10 +11,10 @@ from pruneaug.report.progress import Progress
 from pruneaug.report.watch import RunWatch
 
 
-def begin(folder, **search):
+def begin(folder, finetune=None, **search):
     (folder / "trials").mkdir(parents=True)
     search = {"trials": 10, "max_accuracy_loss": 0.01, "timeout_s": None, **search}
-    (folder / "resolved.yaml").write_text(json.dumps({"search": search}))
+    (folder / "resolved.yaml").write_text(json.dumps({"search": search, "finetune": finetune}))
     (folder / "layers.json").write_text(json.dumps({"latency_us_dense": 4000.0}))
 
 
@@ -112,6 +112,23 @@ def test_the_time_left_ends_with_the_searchs_own_limit(tmp_path):
     watch.poll()
     watch.wanted = 1000
     assert watch.seconds_left == pytest.approx(10.0)
+
+
+def test_the_time_left_holds_the_final_fine_tunings_and_the_repeats(tmp_path):
+    finetune = {"trial": {"epochs": 1.0}, "final": {"epochs": 5.0}, "finalists": 3, "repeats": 4}
+    begin(tmp_path, finetune, executor={"name": "processes", "workers": 2})
+    finish(tmp_path, 0)  # an epoch in 30 s
+    finish(tmp_path, 1, "skipped")
+    watch = RunWatch(tmp_path)
+    watch.poll()
+    watch.wanted = 4
+    repeats = 2 * (30 + 5 * 30)  # two rounds of two at a time
+    assert watch.seconds_left == pytest.approx(2 * 15 + 2 * 5 * 30 + repeats)
+    for number in (0, 1):
+        (tmp_path / "finals" / str(number)).mkdir(parents=True)
+        (tmp_path / "finals" / str(number) / "record.json").write_text("{}")
+    watch.wanted = 2
+    assert watch.seconds_left == pytest.approx(5 * 30 + repeats)
 
 
 def search_in_a_log(folder, trials):

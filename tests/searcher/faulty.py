@@ -40,6 +40,40 @@ class Faulty(AnalyticEvaluator):
         return candidate
 
 
+class Placed(AnalyticEvaluator):
+    """Notes the GPUs that its process sees, and goes on when `together` evaluations have begun."""
+
+    def __init__(self, log, together=1):
+        task, network, _ = make_parts()
+        super().__init__(task, network, gentle)
+        self.log, self.together = Path(log), together
+
+    def prune(self, assignment, **options):
+        with self.log.open("a") as file:
+            file.write(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}\n")
+        until = time.monotonic() + 60
+        while len(self.log.read_text().splitlines()) < self.together:
+            if time.monotonic() > until:
+                raise TimeoutError(f"no {self.together} evaluations at a time")
+            time.sleep(0.02)
+        return super().prune(assignment, **options)
+
+
+class Unloadable(AnalyticEvaluator):
+    """Goes to a worker, where nothing can make it again."""
+
+    def __init__(self):
+        task, network, _ = make_parts()
+        super().__init__(task, network, gentle)
+
+    def __reduce__(self):
+        return _missing, ()
+
+
+def _missing():
+    raise ModuleNotFoundError("No module named 'of_the_user'")
+
+
 class DyingTask(ToyTask):
     """Kills its process in the evaluation, by number from 1, counted over all processes in a log of steps."""
 

@@ -33,9 +33,14 @@ class Dying(Train):
         return super().finetune(*args, rungs=rungs, **{**options, "progress": progress})
 
 
-def dense(folder, finetuner):
+class DyingRewinding(Dying, Rewinding):
+    """Its early weights are kept long before it dies."""
+
+
+def dense(folder, finetuner, progress=None):
     task, _, _ = make_parts("cnn")
-    model, accuracy = prepare_dense(task, SPEC, finetuner, RunDir(folder), seed=1)
+    told = None if progress is None else lambda stage, step, total, note: progress(step, total)
+    model, accuracy = prepare_dense(task, SPEC, finetuner, RunDir(folder), seed=1, progress=told)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}, accuracy
 
 
@@ -60,18 +65,22 @@ def test_the_weights_that_a_fine_tuner_goes_back_to_are_kept_and_change_nothing(
     assert same(early_weights(RunDir(tmp_path / "rewinding")), seen)
 
 
-def test_a_dense_training_that_was_killed_goes_on_and_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize("before", [Dying, DyingRewinding])
+def test_a_dense_training_that_was_killed_goes_on_and_ends_with_the_same_bits(tmp_path, stored_at_each_step, before):
     plain, accuracy = dense(tmp_path / "plain", Train())
     try:
-        dense(tmp_path / "killed", Dying())
+        dense(tmp_path / "killed", before())
         raise AssertionError("it must be killed")
     except Killed:
         pass
     assert RunDir(tmp_path / "killed").checkpoint("dense").exists()
-    weights, again = dense(tmp_path / "killed", Train())
+    steps = []
+    after = (Rewinding if before is DyingRewinding else Train)()
+    weights, again = dense(tmp_path / "killed", after, lambda *step: steps.append(step[1]))
     assert same(plain, weights)
     assert accuracy == again
     assert not RunDir(tmp_path / "killed").checkpoint("dense").exists()
+    assert len(steps) == max(steps) // 4 + 1  # what was left, and the step that was not stored
 
 
 def test_a_network_that_is_hardly_better_than_guessing_is_warned_of_at_every_search(tmp_path):

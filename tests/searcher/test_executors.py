@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from faulty import DyingTask, Faulty, run
+from faulty import DyingTask, Faulty, Placed, Unloadable, run
 from test_search_resume import timeless
 from toy_search import make_job, make_parts, search
 
 from pruneaug.errors import PluginError, SpecError
+from pruneaug.finetune.train import Train
+from pruneaug.pruners.magnitude import Magnitude
+from pruneaug.searcher.candidate import PruneAndFineTune
+from pruneaug.searcher.executors.local import Local
+from pruneaug.searcher.executors.protocol import Setup
 from pruneaug.searcher.study import run_search
+from pruneaug.searcher.trial import read_records
+from pruneaug.searcher.work import Failed, TrialWork
+from pruneaug.sparsity.patterns import Block, LayerChoice
 
 THREADS = {"threads": torch.get_num_threads()}
 
@@ -137,6 +145,35 @@ def test_a_task_that_cannot_be_sent_is_named(tmp_path):
     evaluator.lock = threading.Lock()
     with pytest.raises(PluginError, match="cannot be pickled"):
         run(tmp_path / "run", evaluator)
+
+
+def test_a_task_that_no_worker_can_load_ends_the_search_and_wears_out_no_trial(tmp_path):
+    with pytest.raises(
+        PluginError, match=r"must be able to load the task, but it cannot \(ModuleNotFoundError: .*of_the_user"
+    ):
+        run(tmp_path / "run", Unloadable())
+    assert {record.state for record in read_records(tmp_path / "run" / "trials").values()} <= {"skipped"}
+
+
+@pytest.mark.parametrize("gpus", [[0, 0], [0, 1], [3]], ids=str)
+def test_workers_see_the_gpu_that_they_were_given_and_no_other(tmp_path, gpus):
+    """Nothing of this test computes on a GPU."""
+    executor = {"name": "processes", "workers": 2, "options": {"threads": 1, "gpus": gpus}}
+    run(tmp_path / "run", Placed(tmp_path / "log", together=2), strategy="random", executor=executor)
+    seen = {line.split()[1]: line.split()[0] for line in begun(tmp_path)}  # process -> its GPUs
+    assert sorted(seen.values()) == sorted(str(gpus[worker % len(gpus)]) for worker in range(2))
+
+
+def test_what_trains_in_the_drivers_process_is_told_the_device(tmp_path):
+    task, network, _ = make_parts()
+    evaluator = PruneAndFineTune(task, network, task.build_model(), Magnitude(), Train(), make_job().finetune)
+    executor = Local(device="meta")  # where nothing has values, so that no accuracy comes of it
+    executor.open(Setup(evaluator, tmp_path))
+    choice = LayerChoice(Block(1, 1), 0.5)
+    executor.submit(TrialWork("0", 0, {network.layers[0].name: choice}, seed=1, folder=tmp_path / "0"))
+    (event,) = executor.wait(lambda work, rungs: True)
+    assert isinstance(event, Failed)
+    assert "meta" in event.error
 
 
 def test_local_has_one_worker(tmp_path):

@@ -6,14 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from faulty import Faulty, run
+from faulty import Faulty, Placed, Unloadable, run
 from test_search_resume import timeless
 from toy_search import search
 
-from pruneaug.errors import SpecError
+from pruneaug.errors import PluginError, SpecError
 from pruneaug.searcher.history import trial_seed
+from pruneaug.searcher.trial import read_records
 
-ray = pytest.importorskip("ray")
+pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
@@ -41,20 +42,33 @@ def test_faults_in_trials_are_recorded_and_killed_workers_replaced(tmp_path):
 
 
 @pytest.mark.usefixtures("running_ray")
-def test_more_than_any_node_has_is_refused(tmp_path):
-    with pytest.raises(SpecError, match="each trial takes 1000 CPU, but no node"):
-        run(tmp_path / "run", Faulty(tmp_path / "log"), executor=executor(cpus=1000))
+@pytest.mark.parametrize(("options", "asked"), [({"cpus": 1000}, "1000 CPU"), ({"gpus": 1.5}, "1 CPU, 1.5 GPU")])
+def test_more_than_any_node_has_is_refused(tmp_path, options, asked):
+    with pytest.raises(SpecError, match=f"each trial takes {asked}, but no node"):
+        run(tmp_path / "run", Faulty(tmp_path / "log"), executor=executor(**options))
 
 
-def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path, monkeypatch):
-    from ray.cluster_utils import Cluster
+@pytest.mark.usefixtures("running_ray")
+def test_trials_that_take_half_a_gpu_share_one(tmp_path):
+    """Ray is told of a GPU; nothing of this test computes on it."""
+    result = run(
+        tmp_path / "run", Placed(tmp_path / "log", together=2), strategy="random", executor=executor(2, gpus=0.5)
+    )
+    assert {trial.state for trial in result.trials} <= {"complete", "skipped"}
+    assert {line.split()[0] for line in (tmp_path / "log").read_text().splitlines()} == {"0"}
 
-    ray.shutdown()  # whatever earlier tests left
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": quick})
-    node = cluster.add_node(num_cpus=2)
-    cluster.wait_for_nodes()
+
+@pytest.mark.usefixtures("running_ray")
+def test_a_task_that_no_worker_can_load_ends_the_search_and_wears_out_no_trial(tmp_path):
+    with pytest.raises(
+        PluginError, match=r"must be able to load the task, but it cannot \(ModuleNotFoundError: .*of_the_user"
+    ):
+        run(tmp_path / "run", Unloadable(), executor=executor())
+    assert {record.state for record in read_records(tmp_path / "run" / "trials").values()} <= {"skipped"}
+
+
+def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path, two_nodes):
+    cluster, node = two_nodes
     log, over = tmp_path / "log", threading.Event()
 
     def lose_node():
@@ -81,8 +95,6 @@ def test_the_trials_of_a_lost_node_are_trained_on_another(tmp_path, monkeypatch)
     finally:
         over.set()
         killer.join()
-        ray.shutdown()
-        cluster.shutdown()
     assert [trial.number for trial in result.trials] == list(range(8))
     assert {trial.state for trial in result.trials} <= {"complete", "skipped"}
     assert any(trial.attempts > 1 for trial in result.trials)

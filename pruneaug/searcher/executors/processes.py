@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from pruneaug.errors import PluginError, SpecError, TrainingError
+from pruneaug.errors import SpecError, TrainingError
 from pruneaug.searcher.executors.protocol import Setup
-from pruneaug.searcher.executors.sending import pack
+from pruneaug.searcher.executors.sending import cannot_load, pack
 from pruneaug.searcher.progress import work_progress
 from pruneaug.searcher.work import Event, Failed, Lost, OnRung, TrialWork, timeout_text
 
@@ -104,10 +104,7 @@ class Processes:
             elif kind == "progress" and (progress := work_progress(self._setup.progress, work)) is not None:
                 progress(*content)
             elif kind == "unusable":
-                raise PluginError(
-                    f"a worker process must be able to load the task, but it cannot ({content}); define it in a module "
-                    "that can be imported, or use `executor: {name: local}`"
-                )
+                raise cannot_load(content)
         if not is_alive:
             worker.work = None
             self._count_failed_start(worker)
@@ -115,7 +112,7 @@ class Processes:
         if worker.deadline is not None and time.monotonic() > worker.deadline:
             worker.kill()
             worker.work = None
-            return Failed(work, f"TrialTimeout: {timeout_text(work.timeout_s or 0.0)}", worker.seconds)
+            return Failed(work, f"TrialTimeout: {timeout_text(work)}", worker.seconds)
         return None
 
     def _count_failed_start(self, worker: _Worker) -> None:

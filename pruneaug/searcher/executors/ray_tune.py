@@ -17,7 +17,7 @@ from typing import Any
 
 from pruneaug.errors import PluginError, PruneaugError, SpecError, TrainingError
 from pruneaug.searcher.executors.protocol import Setup
-from pruneaug.searcher.executors.sending import pack, unpack
+from pruneaug.searcher.executors.sending import cannot_load, pack, unpack
 from pruneaug.searcher.work import Event, Failed, Judged, Lost, OnRung, RungScore, TrialWork, do_work, timeout_text
 
 try:
@@ -110,6 +110,8 @@ class RayTune:
                         "finished trials are kept"
                     ) from None
                 continue
+            if isinstance(found, _Unusable):
+                raise cannot_load(found.error)
             if not isinstance(found, _AtRung):
                 return (found,)
             found.answer.put(on_rung(found.work, found.rungs))
@@ -144,12 +146,19 @@ class _AtRung:
     answer: queue.SimpleQueue[bool]
 
 
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """A worker cannot load the task; the next one could not either."""
+
+    error: str
+
+
 @dataclass
 class _Desk:
     """What the driver's thread and Tune's hand to each other. folder: seen by all nodes."""
 
     folder: Path
-    found: queue.SimpleQueue[Event | _AtRung] = field(default_factory=queue.SimpleQueue)
+    found: queue.SimpleQueue[Event | _AtRung | _Unusable] = field(default_factory=queue.SimpleQueue)
     waiting: deque[TrialWork] = field(default_factory=deque)
     running: dict[str, tuple[TrialWork, float]] = field(default_factory=dict)  # Tune's id -> work, begun
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -221,7 +230,7 @@ class _Feed(Searcher):  # type: ignore[misc]
         work, began = begun
         seconds = time.monotonic() - began
         if self._desk.late(trial_id).exists():
-            event: Event = Failed(work, f"TrialTimeout: {timeout_text(work.timeout_s or 0.0)}", seconds)
+            event: Event = Failed(work, f"TrialTimeout: {timeout_text(work)}", seconds)
         else:
             reason = self._desk.folder / _EXPERIMENT / trial_id / "error.txt"
             event = Lost(work, f"its Ray worker or node died; see {reason}", seconds)
@@ -249,6 +258,10 @@ class _Rungs(FIFOScheduler):  # type: ignore[misc]
         if "outcome" in result:
             self._desk.done(trial.trial_id, pickle.loads(result["outcome"]))
             return str(TrialScheduler.CONTINUE)
+        if "unusable" in result:
+            self._desk.done(trial.trial_id, None)
+            self._desk.found.put(_Unusable(result["unusable"]))
+            return str(TrialScheduler.STOP)
         if "rungs" not in result:
             return str(TrialScheduler.CONTINUE)
         rungs = tuple((float(epochs), float(accuracy)) for epochs, accuracy in result["rungs"])
@@ -288,6 +301,11 @@ def _train(config: dict[str, Any], packed: bytes, device: str | None, threads: i
     import torch
 
     torch.set_num_threads(threads)
+    try:
+        evaluator = unpack(packed, device)
+    except Exception as error:  # whatever importing a user's modules raises
+        tune.report({"unusable": f"{type(error).__name__}: {error}"})
+        return
     work: TrialWork = pickle.loads(config["work"])
 
     def on_rung(_: TrialWork, rungs: tuple[RungScore, ...]) -> bool:
@@ -300,7 +318,7 @@ def _train(config: dict[str, Any], packed: bytes, device: str | None, threads: i
         watchdog.daemon = True
         watchdog.start()
     try:
-        outcome = do_work(work, unpack(packed, device), on_rung)
+        outcome = do_work(work, evaluator, on_rung)
     finally:
         if watchdog is not None:
             watchdog.cancel()

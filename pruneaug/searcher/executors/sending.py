@@ -28,6 +28,14 @@ def unpack(data: bytes, device: str | None = None) -> Evaluator:
     return on_device(pickle.loads(data), device)
 
 
+def cannot_load(what: str) -> PluginError:
+    """What to raise when a worker tells that it cannot unpack the evaluator; `what`: the error that it met."""
+    return PluginError(
+        f"a worker process must be able to load the task, but it cannot ({what}); define it in a module that can be "
+        "imported where workers are, or use `executor: {name: local}`"
+    )
+
+
 def on_device(evaluator: Evaluator, device: str | None) -> Evaluator:
     """The evaluator, to train on another device if it is one that trains."""
     if device is not None and isinstance(evaluator, PruneAndFineTune):
