@@ -15,7 +15,7 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.cuda import fragments as gpu
 from pruneaug.kernels.cuda.formats import PIECE, place
-from pruneaug.kernels.cuda.loads import Loader
+from pruneaug.kernels.cuda.loads import Loader, ReadValue, WriteValue, through_registers
 from pruneaug.kernels.cuda.shapes import ImageScalars, Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 
@@ -97,30 +97,32 @@ def _copy(
 def _gather(
     shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, thread: Any
 ) -> Loader:
-    """`_copy` of chunks that are shorter than 16 bytes: value by value, through a register."""
+    """`_copy` of chunks that are shorter than 16 bytes: value by value, through registers."""
     form, variant, chunk = shape.form, shape.variant, shape.chunk
-    kind = f"b{8 * form.size}"
-    value, words = gpu.registers(1, f"uint{8 * form.size}"), gpu.registers(4)
+    words, rows = gpu.registers(4), gpu.rows_of_thread(variant)
     q = T.bind(thread % variant.pieces)
 
-    def copy(base: Any, packed: Any) -> None:
+    def read(packed: Any, body: ReadValue) -> None:
         first = T.bind(packed * (variant.columns(form) // chunk) + q * (form.per_piece // chunk))  # chunk of the piece
-
-        def one(tap: Tap, within: int, byte: int, i: int, row: Any) -> None:
-            T.buffer_store(value, T.Cast(value.dtype, 0), [0])
-            with T.If(T.And(_is_inside(positions, i, tap, scalars), tap.channel + within < scalars.x_limit)), T.Then():
-                start = positions.start[i] + tap.offset + within
-                T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
-            to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + byte
-            T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
-
         for i in range(form.per_piece // chunk):
             _load_tap(taps, first + i, words)
             tap = _tap(words)
             for within in range(chunk):
-                gpu.each_row(variant, thread, partial(one, tap, within, (i * chunk + within) * form.size))
+                gpu.each_row(variant, thread, partial(one, body, tap, (i * chunk + within) * rows, within))
 
-    return Loader(lambda packed: None, copy)
+    def one(body: ReadValue, tap: Tap, number: int, within: int, n: int, _: Any) -> None:
+        inside = T.And(_is_inside(positions, n, tap, scalars), tap.channel + within < scalars.x_limit)
+        body(number + n, inside, positions.start[n] + tap.offset + within)
+
+    def write(base: Any, body: WriteValue) -> None:
+        for value in range(form.per_piece):
+            gpu.each_row(variant, thread, partial(to, base, body, value))
+
+    def to(base: Any, body: WriteValue, value: int, n: int, row: Any) -> None:
+        byte = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + value * form.size
+        body(value * rows + n, byte)
+
+    return through_registers(shape, x, shared, read, write)
 
 
 def _divided(number: Any, by: Any) -> tuple[Any, Any]:

@@ -16,11 +16,16 @@ from pruneaug.kernels.cuda.formats import PIECE, place
 from pruneaug.kernels.cuda.shapes import ROWS, Scalars, Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 
+_MOST_EARLY = 32  # values of a thread: with twice as many the largest tiles have no register left
+
+ReadValue = Callable[[int, Any, Any], None]
+WriteValue = Callable[[int, Any], None]
+
 
 class Loader(NamedTuple):
     """Loads of the part of X that belongs to a tile of the weights; `packed` is the number of the tile."""
 
-    look_up: Callable[[Any], None]  # f(packed): reads where the tile's columns lie
+    look_up: Callable[[Any], None]  # f(packed): reads where the tile's columns lie, or already their values
     copy: Callable[[Any, Any], None]  # f(base, packed): copies them to byte `base`; they were looked up just before
 
 
@@ -71,25 +76,63 @@ def _copy_rows(shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any,
 
 
 def _gather_rows(shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any, token: Any, thread: Any) -> Loader:
-    """`_copy_rows` of columns that do not follow each other: value by value, through a register."""
+    """`_copy_rows` of columns that do not follow each other: value by value, through registers."""
     form, variant, chunk = shape.form, shape.variant, shape.chunk
     depth = variant.columns(form)
+
+    def each(body: Callable[[int, Any, Any], None]) -> None:
+        gpu.each(variant.tokens * depth, thread, variant.threads, lambda n, i: body(n, i // depth, i % depth))
+
+    def read(packed: Any, body: ReadValue) -> None:
+        def one(n: int, row: Any, column: Any) -> None:
+            source = T.bind(offset[packed * (depth // chunk) + column // chunk] + column % chunk)
+            inside = T.And(token + row < scalars.tokens, source < scalars.x_limit)
+            body(n, inside, (token + row) * scalars.x_stride + source)
+
+        each(one)
+
+    def write(base: Any, body: WriteValue) -> None:
+        def one(n: int, row: Any, column: Any) -> None:
+            q, within = column // form.per_piece, column % form.per_piece * form.size
+            body(n, base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + within)
+
+        each(one)
+
+    return through_registers(shape, x, shared, read, write)
+
+
+def through_registers(
+    shape: Shape,
+    x: Any,
+    shared: Any,
+    read: Callable[[Any, ReadValue], None],
+    write: Callable[[Any, WriteValue], None],
+) -> Loader:
+    """Loads value by value, because asynchronous copies are of 4 bytes at least.
+
+    `read(packed, body)` calls body(n, inside, start) for the n-th value of a thread: x[start], or zero where it is not
+    `inside`; `write(base, body)` calls body(n, byte) with its byte of shared memory. A tile's values are read while the
+    one before is multiplied, if there are registers for both.
+    """
+    form, variant = shape.form, shape.variant
+    values = -(-variant.tokens * variant.columns(form) // variant.threads)
     kind = f"b{8 * form.size}"
-    value = gpu.registers(1, f"uint{8 * form.size}")
+    held = gpu.registers(values, f"uint{8 * form.size}")
+
+    def read_one(n: int, inside: Any, start: Any) -> None:
+        T.buffer_store(held, T.Cast(held.dtype, 0), [n])
+        with T.If(inside), T.Then():
+            T.evaluate(T.ptx[f"ld.global.nc.{kind}"](held[n], x.ptr_to([start])))
+
+    def write_one(n: int, byte: Any) -> None:
+        T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([byte]), held[n]))
+
+    if values <= _MOST_EARLY:
+        return Loader(lambda packed: read(packed, read_one), lambda base, _: write(base, write_one))
 
     def copy(base: Any, packed: Any) -> None:
-        def one(_: int, i: Any) -> None:
-            row, column = i // depth, i % depth
-            source = T.bind(offset[packed * (depth // chunk) + column // chunk] + column % chunk)
-            T.buffer_store(value, T.Cast(value.dtype, 0), [0])
-            with T.If(T.And(token + row < scalars.tokens, source < scalars.x_limit)), T.Then():
-                start = (token + row) * scalars.x_stride + source
-                T.evaluate(T.ptx[f"ld.global.nc.{kind}"](value[0], x.ptr_to([start])))
-            q, within = column // form.per_piece, column % form.per_piece * form.size
-            to = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + within
-            T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([to]), value[0]))
-
-        gpu.each(variant.tokens * depth, thread, variant.threads, one)
+        read(packed, read_one)
+        write(base, write_one)
 
     return Loader(lambda packed: None, copy)
 
