@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pruneaug.errors import SpecError
+from pruneaug.registry import did_you_mean
 from pruneaug.spec.document import Node, describe, read_document
 
 KEY = "extends"
+OWN = "pruneaug:"
+"""Before the name of a search space that comes with the package."""
 OPAQUE = "options"
 """A plug-in's own mapping: nothing in it is pruneaug's."""
 
@@ -59,10 +62,26 @@ def _names(node: Node) -> list[Node]:
 
 
 def _read_base(name: Node, folder: Path, chain: tuple[Path, ...]) -> Node:
-    path = folder / Path(name.content).expanduser()
+    path = _own(name) if name.content.startswith(OWN) else folder / Path(name.content).expanduser()
     if any(path.resolve() == other.resolve() for other in chain):
         circle = " -> ".join(str(item) for item in (*chain, path))
         raise SpecError(f"{name.place}: files must not extend each other in a circle: {circle}")
     if not path.is_file():
         raise SpecError(f"{name.place}: {KEY}: there is no file {path}; names are relative to the file that holds them")
     return read_expanded(path, chain)
+
+
+def _own(name: Node) -> Path:
+    """The file of a search space of the package: within it if it was built, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    folder = package / "search_spaces"
+    if not folder.is_dir():
+        folder = package.parent / "search_spaces"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    wanted = name.content.removeprefix(OWN)
+    if wanted not in known:
+        raise SpecError(
+            f"{name.place}: {KEY} must name one of the search spaces {', '.join(OWN + stem for stem in known)}, but "
+            f"got {name.content!r}{did_you_mean(wanted, known)}"
+        )
+    return folder / f"{wanted}.yaml"

@@ -25,6 +25,8 @@ A job is one YAML file; `pruneaug spec init` prints a first one. This page is ge
 - `extends: FILE`, or a list of files, starts the file or the section that holds it from other files. Later files and
   the keys beside `extends` win: mappings are merged key by key, lists and single values are replaced, and an empty
   mapping `{}` clears what it would extend. Inside `options`, `extends` is an ordinary key.
+- `extends: pruneaug:cnn_cpu` in `space` starts from a search space that comes with the package. They are the files of
+  the folder `search_spaces`, for convolutional networks and transformers, on CPUs and GPUs, and explain themselves.
 - `--set a.b=VALUE` replaces one value; VALUE is YAML, and numbers are positions in a list:
   `--set search.trials=10`, `--set space.layers.0.dense=true`, `--set "space.patterns=[block:8x1]"`.
 - A plug-in is named by a built-in name, by the name that an installed package registered, or by

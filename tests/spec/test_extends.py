@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from pruneaug.errors import SpecError
 from pruneaug.spec import load_job, parse_job
 
+ROOT = Path(__file__).parents[2]
 TASK = {"name": "digits", "model": {"name": "digits_cnn"}}
 HEAD = "task: {name: digits, model: {name: digits_cnn}}\n"
 
@@ -89,3 +91,22 @@ def test_a_wrong_extends_is_an_error(text, words):
     with pytest.raises(SpecError) as caught:
         load_job(write("job.yaml", text))
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_search_spaces_of_the_package_are_extended_by_name():
+    known = sorted(path.stem for path in (ROOT / "search_spaces").glob("*.yaml"))
+    assert len(known) >= 4
+    for name in known:
+        shipped = parse_job({"task": TASK, "space": {"extends": f"pruneaug:{name}"}}).space
+        assert (
+            shipped == parse_job({"task": TASK, "space": {"extends": str(ROOT / f"search_spaces/{name}.yaml")}}).space
+        )
+    changed = parse_job({"task": TASK, "space": {"extends": "pruneaug:cnn_cpu", "sparsities": [0.7]}}).space
+    assert changed.sparsities == [0.7]
+    with pytest.raises(SpecError, match=r"one of the search spaces pruneaug:cnn_cpu, .* did you mean 'cnn_cpu'\?"):
+        parse_job({"task": TASK, "space": {"extends": "pruneaug:cnn_cp"}})
+
+
+def test_the_package_is_built_with_its_search_spaces():
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert built["force-include"] == {"search_spaces": "pruneaug/search_spaces"}
