@@ -42,6 +42,8 @@ class FakeDevice:
     gpu: Gpu = field(init=False)
     poisoned: bool = False
     step_us: float = 1.0
+    runs_once: bool = False  # of runs that are timed again and again: emulated networks take long
+    have_run: list = field(default_factory=list)
     recorded_calls: list = field(default_factory=list)
     torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -62,7 +64,9 @@ class FakeDevice:
 
     def times_us(self, runs):
         for run in runs:
-            run()
+            if not self.runs_once or run not in self.have_run:
+                run()
+        self.have_run = [*runs]
         self.synchronize()
         return [FIRST_US + self.step_us * next(self.times) for _ in runs]
 
@@ -148,7 +152,7 @@ def with_networks(index=0):
     local_gpu.GraphRecorder = network.GraphRecorder = Recorded
     torch.compile = lambda network, **options: network
     device = emulated(index)
-    device.step_us = -0.01
+    device.step_us, device.runs_once = -0.01, True
     return device
 
 
