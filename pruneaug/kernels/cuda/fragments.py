@@ -56,10 +56,11 @@ def in_strips(shape: Shape, column: Any, piece: Any) -> Any:
     return (row * strip + place(column, piece % strip, strip)) * PIECE
 
 
-def copy_async(shared: Any, to: Any, source: Any, size: Any) -> None:
-    """Start to copy the first `size` of 16 bytes from global memory; the others become zero."""
+def copy_async(shared: Any, to: Any, source: Any, size: Any, width: int = PIECE) -> None:
+    """Start to copy the first `size` of `width` bytes, 16 or 4, from global memory; the others become zero."""
     size = T.Cast("uint32", size) if not isinstance(size, int) else T.uint32(size)
-    T.evaluate(T.ptx["cp.async.cg.shared.global"](shared.ptr_to([to]), source, PIECE, size))
+    by = "cg" if width == PIECE else "ca"  # only whole pieces may pass the first-level cache by
+    T.evaluate(T.ptx[f"cp.async.{by}.shared.global"](shared.ptr_to([to]), source, width, size))
 
 
 def commit_copies() -> None:

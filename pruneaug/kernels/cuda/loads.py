@@ -16,6 +16,7 @@ from pruneaug.kernels.cuda.formats import PIECE, place
 from pruneaug.kernels.cuda.shapes import ROWS, Scalars, Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 
+_WORD = 4  # bytes
 _MOST_EARLY = 32  # values of a thread: with twice as many the largest tiles have no register left
 
 ReadValue = Callable[[int, Any, Any], None]
@@ -108,25 +109,32 @@ def through_registers(
     read: Callable[[Any, ReadValue], None],
     write: Callable[[Any, WriteValue], None],
 ) -> Loader:
-    """Loads value by value, because asynchronous copies are of 4 bytes at least.
+    """Loads value by value: 4 bytes by asynchronous copies, which take no fewer, 2 bytes by way of registers.
 
     `read(packed, body)` calls body(n, inside, start) for the n-th value of a thread: x[start], or zero where it is not
-    `inside`; `write(base, body)` calls body(n, byte) with its byte of shared memory. A tile's values are read while the
-    one before is multiplied, if there are registers for both.
+    `inside`; `write(base, body)` calls body(n, byte) with its byte of shared memory. A tile's values, or their places,
+    are read while the one before is multiplied, if there are registers for both.
     """
     form, variant = shape.form, shape.variant
     values = -(-variant.tokens * variant.columns(form) // variant.threads)
-    kind = f"b{8 * form.size}"
-    held = gpu.registers(values, f"uint{8 * form.size}")
+    held = gpu.registers(values, "int32" if form.size == _WORD else "uint16")
 
-    def read_one(n: int, inside: Any, start: Any) -> None:
+    def read_value(n: int, inside: Any, start: Any) -> None:
         T.buffer_store(held, T.Cast(held.dtype, 0), [n])
         with T.If(inside), T.Then():
-            T.evaluate(T.ptx[f"ld.global.nc.{kind}"](held[n], x.ptr_to([start])))
+            T.evaluate(T.ptx["ld.global.nc.b16"](held[n], x.ptr_to([start])))
 
-    def write_one(n: int, byte: Any) -> None:
-        T.evaluate(T.ptx[f"st.shared.{kind}"](shared.ptr_to([byte]), held[n]))
+    def write_value(n: int, byte: Any) -> None:
+        T.evaluate(T.ptx["st.shared.b16"](shared.ptr_to([byte]), held[n]))
 
+    def read_place(n: int, inside: Any, start: Any) -> None:
+        T.buffer_store(held, T.Select(inside, start, -1), [n])
+
+    def copy_word(n: int, byte: Any) -> None:
+        source = x.ptr_to([T.max(held[n], 0)])
+        gpu.copy_async(shared, byte, source, T.Select(held[n] < 0, 0, _WORD), _WORD)
+
+    read_one, write_one = (read_place, copy_word) if form.size == _WORD else (read_value, write_value)
     if values <= _MOST_EARLY:
         return Loader(lambda packed: read(packed, read_one), lambda base, _: write(base, write_one))
 

@@ -60,7 +60,17 @@ void store_shared(uint32_t to, const void* from, uint32_t size) {
 void perform(const Copy& copy) {
   uint8_t bytes[16] = {};
   std::memcpy(bytes, copy.from, copy.size);
-  store_shared(copy.to, bytes, 16);
+  store_shared(copy.to, bytes, copy.width);
+}
+
+// The first `size` of `width` bytes; the others become zero.
+void start(int width, uint32_t to, const void* from, uint32_t size) {
+  if (int(size) > width) fail("cp.async copies at most its own size");
+  shared_at(to, width);
+  check_global(from, size);
+  check_aligned(from, width);
+  Copy copy{to, static_cast<const uint8_t*>(from), size, width};
+  eager ? perform(copy) : current->open.push_back(copy);
 }
 
 float as_float(uint32_t bits) {
@@ -190,12 +200,12 @@ void ldmatrix(uint32_t& r0, uint32_t& r1, uint32_t& r2, uint32_t& r3, uint32_t a
 // PTX: the constants of an instruction's text come first, then its registers.
 
 void ptx_cp_async_cg_shared_global(int bytes, uint32_t to, const void* from, uint32_t size) {
-  if (bytes != 16 || size > 16) gpu::fail("cp.async.cg copies 16 bytes");
-  gpu::shared_at(to, 16);
-  gpu::check_global(from, size);
-  gpu::check_aligned(from, 16);
-  gpu::Copy copy{to, static_cast<const uint8_t*>(from), size};
-  gpu::eager ? gpu::perform(copy) : gpu::current->open.push_back(copy);
+  if (bytes != 16) gpu::fail("cp.async.cg copies 16 bytes");
+  gpu::start(bytes, to, from, size);
+}
+void ptx_cp_async_ca_shared_global(int bytes, uint32_t to, const void* from, uint32_t size) {
+  if (bytes != 4 && bytes != 8 && bytes != 16) gpu::fail("cp.async.ca copies 4, 8 or 16 bytes");
+  gpu::start(bytes, to, from, size);
 }
 
 void ptx_cp_async_commit_group() {

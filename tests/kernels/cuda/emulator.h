@@ -60,6 +60,7 @@ int run_grid(void (*kernel)(), int grid_x, int grid_y, int threads, long shared_
 
 // PTX: the constants of an instruction's text come first, then its registers.
 
+void ptx_cp_async_ca_shared_global(int bytes, uint32_t to, const void* from, uint32_t size);
 void ptx_cp_async_cg_shared_global(int bytes, uint32_t to, const void* from, uint32_t size);
 void ptx_cp_async_commit_group();
 void ptx_cp_async_wait_group(int pending);

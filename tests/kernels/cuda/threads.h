@@ -19,6 +19,7 @@ struct Copy {
   uint32_t to;
   const uint8_t* from;
   uint32_t size;
+  int width;
 };
 
 struct Thread {
