@@ -137,7 +137,7 @@ def test_a_search_whose_driver_is_killed_again_and_again_ends_as_if_it_was_not(t
     folder = toy_at("searched")
     run, kills = folder / "again", 0
     words = ("search", folder / "job.yaml", "--set", f"run={run}")
-    while killed(words, 5):  # enough for one trial's files, and then in the middle of something
+    while killed(words, 6):  # enough for the files of one training, and then in the middle of something
         kills += 1
     assert kills > 2
     assert trials_of(run) == trials_of(folder / "run")
