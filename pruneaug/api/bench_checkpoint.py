@@ -53,13 +53,13 @@ def bench(
     network = load_model(opened, model, trust_code)
     program = export_program(network, opened.example_inputs)
     dense_plans = {entry["name"]: str(entry["dense_plan"]["variant"]) for entry in opened.info["layers"]}
-    place = Place(platform)
+    plans, place = plans_for(opened, platform), Place(platform)
     warnings = (*elsewhere(opened, platform), *place.warnings())
     times = measure(
         place,
         against,
-        dense=Subject(OWN_DENSE, network, program, opened.network, dense_plans if plans_for(opened, platform) else {}),
-        pruned=Subject(OWN_SPARSE, network, program, opened.network, plans_for(opened, platform), opened.masks),
+        dense=Subject(OWN_DENSE, network, program, opened.network, dense_plans if plans else {}),
+        pruned=Subject(OWN_SPARSE, network, program, opened.network, plans, opened.masks),
         rounds=rounds,
         progress=progress,
     )

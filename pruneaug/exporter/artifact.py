@@ -6,12 +6,11 @@ when the file is whole: whatever an interrupted export left is no artifact.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pruneaug.errors import CheckpointError
 from pruneaug.exporter.checkpoint import Checkpoint, add_facts
-from pruneaug.files import storage_errors
+from pruneaug.files import file_digest, storage_errors
 from pruneaug.platforms.platform import Platform
 
 _DIGEST = "artifact_sha256"
@@ -30,7 +29,7 @@ def add_artifact(folder: Path, platform: Platform) -> Path | None:
     if not path.is_file():
         return None
     with storage_errors(path):
-        digest = _sha256(path)
+        digest = file_digest(path)
     add_facts(folder, {_DIGEST: digest})
     return path
 
@@ -54,7 +53,7 @@ def find_artifact(checkpoint: Checkpoint, here: Platform) -> Path:
             f"{'; '.join(differences)}; {way_out}"
         )
     try:
-        found = _sha256(path)
+        found = file_digest(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); {way_out}") from error
     if found != digest:
@@ -65,8 +64,3 @@ def find_artifact(checkpoint: Checkpoint, here: Platform) -> Path:
 def _version_differences(here: Platform, there: Platform) -> tuple[str, ...]:
     packages = _GPU_PACKAGES if there.is_gpu else _CPU_PACKAGES
     return tuple(line for line in here.version_differences(there) if line.partition(":")[0] in packages)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from pruneaug.errors import RunError
-from pruneaug.files import atomic_write_bytes
+from pruneaug.files import atomic_write_bytes, file_digest
 
 MODEL, MASKS = "model.safetensors", "masks.safetensors"
 
@@ -37,8 +36,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 def weights_digest(path: Path) -> str:
     """SHA-256 of a file of weights, in hexadecimal. Raises RunError if it is missing."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise RunError(
             f"{path} must hold the weights that this run stored, but does not ({error}); begin again in a new folder"

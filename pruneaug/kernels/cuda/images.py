@@ -15,7 +15,7 @@ from tvm.script import tirx as T
 
 from pruneaug.kernels.cuda import fragments as gpu
 from pruneaug.kernels.cuda.formats import PIECE, place
-from pruneaug.kernels.cuda.loads import Loader, ReadValue, WriteValue, through_registers
+from pruneaug.kernels.cuda.loads import Loader, ReadValue, WriteValue, value_by_value
 from pruneaug.kernels.cuda.shapes import ImageScalars, Shape
 from pruneaug.kernels.cuda.variants import CudaVariant
 
@@ -97,7 +97,7 @@ def _copy(
 def _gather(
     shape: Shape, x: Any, taps: Any, scalars: ImageScalars, positions: Positions, shared: Any, thread: Any
 ) -> Loader:
-    """`_copy` of chunks that are shorter than 16 bytes: value by value, through registers."""
+    """`_copy` of chunks that are shorter than 16 bytes: value by value."""
     form, variant, chunk = shape.form, shape.variant, shape.chunk
     words, rows = gpu.registers(4), gpu.rows_of_thread(variant)
     q = T.bind(thread % variant.pieces)
@@ -122,7 +122,7 @@ def _gather(
         byte = base + row * variant.row_bytes + place(row, q, variant.pieces) * PIECE + value * form.size
         body(value * rows + n, byte)
 
-    return through_registers(shape, x, shared, read, write)
+    return value_by_value(shape, x, shared, read, write)
 
 
 def _divided(number: Any, by: Any) -> tuple[Any, Any]:

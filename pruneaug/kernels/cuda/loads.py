@@ -77,7 +77,7 @@ def _copy_rows(shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any,
 
 
 def _gather_rows(shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: Any, token: Any, thread: Any) -> Loader:
-    """`_copy_rows` of columns that do not follow each other: value by value, through registers."""
+    """`_copy_rows` of columns that do not follow each other: value by value."""
     form, variant, chunk = shape.form, shape.variant, shape.chunk
     depth = variant.columns(form)
 
@@ -99,10 +99,10 @@ def _gather_rows(shape: Shape, x: Any, offset: Any, scalars: Scalars, shared: An
 
         each(one)
 
-    return through_registers(shape, x, shared, read, write)
+    return value_by_value(shape, x, shared, read, write)
 
 
-def through_registers(
+def value_by_value(
     shape: Shape,
     x: Any,
     shared: Any,
