@@ -11,7 +11,14 @@ from rich.text import Text
 
 from pruneaug.report.data import Data, ratio, rows, section
 from pruneaug.report.holding import holding_words
-from pruneaug.report.insight import FRONT_COLUMNS, cost_words, faster_words, front_rows, repeat_words
+from pruneaug.report.insight import (
+    FRONT_COLUMNS,
+    cost_words,
+    faster_words,
+    front_rows,
+    recovery_words,
+    repeat_words,
+)
 from pruneaug.report.layers import pattern_words
 from pruneaug.report.runtimes import measured_runtimes
 from pruneaug.report.sections import summary_rows
@@ -55,7 +62,13 @@ def front_table(listed: Sequence[Sequence[str]]) -> Table:
 
 def insight_text(data: Data) -> Text | None:
     """What the trials teach, in sentences; None if they teach nothing."""
-    listed = [faster_words(data), " ".join(holding_words(data)), cost_words(data), repeat_words(data)]
+    listed = [
+        faster_words(data),
+        " ".join(holding_words(data)),
+        cost_words(data),
+        recovery_words(data),
+        repeat_words(data),
+    ]
     said = [words for words in listed if words]
     return Text.assemble(("What the trials say", "bold"), *(f"\n{words}" for words in said)) if said else None
 

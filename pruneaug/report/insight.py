@@ -7,8 +7,17 @@ from html import escape
 from itertools import pairwise
 
 from pruneaug.report import bars
-from pruneaug.report.analysis import FASTER_BY, faster_cost, reference_of, training_steps, trial_front
-from pruneaug.report.data import Data, is_number, ratio, section
+from pruneaug.report.analysis import FASTER_BY, faster_cost, gain_noise, reference_of, training_steps, trial_front
+from pruneaug.report.data import (
+    Data,
+    accuracy_loss,
+    chosen_trial,
+    expected_recovery,
+    is_number,
+    max_accuracy_loss,
+    ratio,
+    section,
+)
 from pruneaug.report.front import Reference, Step
 from pruneaug.report.holding import Holding, holding_words, holdings
 from pruneaug.report.layers import pattern_words
@@ -87,10 +96,30 @@ def repeat_words(data: Data) -> str:
     )
 
 
+def recovery_words(data: Data) -> str:
+    """What the final fine-tuning won back, and how to search faster networks if it left much of the limit unused.
+
+    Empty if it won back nothing, or where that is not known.
+    """
+    limit, lost = max_accuracy_loss(data), accuracy_loss(data, "validation")
+    before, tuned = chosen_trial(data).get("accuracy_loss"), section(data, "search").get("epochs_final")
+    if limit is None or lost is None or not is_number(before) or not tuned or before <= lost:
+        return ""
+    won = before - lost
+    now = f"{points(lost)} points are lost" if lost > 0 else "no accuracy is lost"
+    words = f"The final fine-tuning won back {points(won)} points: {now} now, and {points(limit)} could be."
+    if won <= expected_recovery(data) or limit - lost <= (gain_noise(data) or 0.0):
+        return words
+    return (
+        f"{words} So a search whose trials may lose as much more, with `search.expected_recovery: {won:.3f}`, may come "
+        "to a faster network."
+    )
+
+
 def training_section(data: Data) -> str:
     """The area under the front over epochs of training, and what more speed would cost."""
     reference = reference_of([data])
-    words = [faster_words(data), cost_words(data), repeat_words(data)]
+    words = [faster_words(data), cost_words(data), recovery_words(data), repeat_words(data)]
     said = "".join(f"<p>{escape(text)}</p>" for text in words if text)
     steps = [] if reference is None else training_steps(data, reference)
     drawn = figure(covered_chart([("", steps)], reference)) if reference is not None and len(steps) > 1 else ""

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from pruneaug.report.analysis import analysis, faster_cost, judged_points, reference_of, training_steps, trial_front
-from pruneaug.report.insight import cost_words, faster_words, repeat_words
+from pruneaug.report.insight import cost_words, faster_words, recovery_words, repeat_words
 
 
 def run_of(*trials, dense_ms=4.0, allowed=0.01, examples=None):
@@ -96,3 +96,46 @@ def test_costs_and_repeats_are_told_in_words(report):
     report["best"]["repeats"] = None
     report["search"] = {}
     assert (cost_words(report), repeat_words(report)) == ("", "")
+
+
+def after_final(report, *, trial_lost, lost, expected=0.0):
+    """The report of a search whose best trial lost `trial_lost`, and after its final fine-tuning `lost`."""
+    chosen = next(t for t in report["trials"] if t["number"] == report["best"]["number"])
+    chosen["accuracy_loss"] = trial_lost
+    report["best"]["accuracy_validation"] = report["dense"]["accuracy_validation"] - lost
+    report["constraint"] |= {"max_accuracy_loss": 0.01, "expected_recovery": expected}
+    return report
+
+
+def test_accuracy_that_was_won_back_beyond_the_limit_is_a_reason_to_search_faster_networks(report):
+    words = recovery_words(after_final(report, trial_lost=0.0094, lost=-0.0005))
+    assert words == (
+        "The final fine-tuning won back 0.99 points: no accuracy is lost now, and 1.00 could be. So a search whose "
+        "trials may lose as much more, with `search.expected_recovery: 0.010`, may come to a faster network."
+    )
+    assert "`search.expected_recovery: 0.017`" in recovery_words(
+        after_final(report, trial_lost=0.018, lost=0.001, expected=0.01)
+    )
+
+
+@pytest.mark.parametrize(
+    ("trial_lost", "lost", "expected"),
+    [
+        pytest.param(0.019, 0.0095, 0.0, id="within noise of the limit"),
+        pytest.param(0.018, 0.001, 0.02, id="no more than was expected"),
+    ],
+)
+def test_accuracy_that_was_won_back_is_told_alone_where_no_faster_network_is_likely(report, trial_lost, lost, expected):
+    words = recovery_words(after_final(report, trial_lost=trial_lost, lost=lost, expected=expected))
+    assert words.startswith("The final fine-tuning won back ")
+    assert "expected_recovery" not in words
+
+
+def test_nothing_is_said_of_accuracy_that_was_not_won_back(report):
+    assert recovery_words(after_final(report, trial_lost=0.004, lost=0.005)) == ""
+    after_final(report, trial_lost=0.009, lost=0.001)["search"]["epochs_final"] = 0
+    assert recovery_words(report) == ""
+    report["search"]["epochs_final"] = 5.0
+    report["constraint"]["objective"] = "accuracy"
+    assert recovery_words(report) == ""
+    assert recovery_words({"version": 1}) == ""
