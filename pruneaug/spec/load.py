@@ -25,7 +25,13 @@ def load_job(path: str | PathLike[str], overrides: Sequence[str] = ()) -> JobSpe
 
     Raises SpecError with one line per problem.
     """
-    return _validate(read_expanded(Path(path)), overrides)
+    root = read_expanded(Path(path))
+    if section := _section_of(root):
+        raise SpecError(
+            f"{root.place}: a job has sections, but these are the keys of `{section}`; write a job that holds "
+            f"`{section}: {{extends: {Path(path)}}}`"
+        )
+    return _validate(root, overrides)
 
 
 def parse_job(value: Mapping[str, Any], overrides: Sequence[str] = (), *, source: str = "job") -> JobSpec:
@@ -34,6 +40,14 @@ def parse_job(value: Mapping[str, Any], overrides: Sequence[str] = (), *, source
     `source` names the data in messages.
     """
     return _validate(expand(tree(value, source), Path.cwd()), overrides)
+
+
+def _section_of(root: Node) -> str | None:
+    """The section of a job that a file is for, to be extended; None if it has a key of a job itself."""
+    keys, job_keys = set(root.content), keys_at(())
+    if not keys or keys & set(job_keys):
+        return None
+    return next((section for section in job_keys if keys <= set(keys_at((section,)))), None)
 
 
 def _validate(root: Node, overrides: Sequence[str]) -> JobSpec:

@@ -1,9 +1,11 @@
 """Every YAML file that is shipped loads, and names what exists."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from pruneaug.errors import SpecError
 from pruneaug.finetune import FINETUNERS
 from pruneaug.pruners import PRUNERS
 from pruneaug.searcher import STRATEGIES
@@ -58,6 +60,12 @@ def test_a_platform_can_be_extended_by_a_job(path):
     assert (job.platform.threads is None) == path.stem.startswith("cuda")
     assert (job.platform.gpu is not None) == path.stem.startswith("cuda")
     assert (job.platform.remote is None) == (path.stem in ("local-cpu", "cuda-local"))
+
+
+@pytest.mark.parametrize(("path", "section"), [*((p, "platform") for p in PLATFORMS), *((p, "space") for p in SPACES)])
+def test_a_section_that_is_given_for_a_job_is_told_how_to_be_used(path, section):
+    with pytest.raises(SpecError, match=re.escape(f"`{section}: {{extends: {path}}}`")):
+        load_job(path, ["task.name=digits"])
 
 
 def test_the_data_folder_of_an_example_can_be_set():
