@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from toy_search import make_job, make_parts
@@ -8,7 +10,7 @@ from pruneaug.network.ops import LinearOp
 from pruneaug.pruners.magnitude import Magnitude
 from pruneaug.pruners.sparsegpt import SparseGPT
 from pruneaug.searcher.candidate import PruneAndFineTune, Session
-from pruneaug.searcher.origin import Origin, distance, nearest
+from pruneaug.searcher.origin import Origin, distance, kept_share, nearest
 from pruneaug.searcher.study import run_search
 from pruneaug.sparsity.masks import block_mask
 from pruneaug.sparsity.patterns import Block, LayerChoice
@@ -36,10 +38,25 @@ def test_the_nearest_trial_is_chosen_unless_dense_is_nearer():
         0: {"large": LayerChoice(ELEMENT, 0.9)},
         1: {"large": LayerChoice(ELEMENT, 0.5)},
         2: {"large": LayerChoice(ELEMENT, 0.7)},
+        3: {"large": LayerChoice(ELEMENT, 0.3)},
     }
     assert nearest(asked, finished, NETWORK) == 2  # as near as 1, and later
     assert nearest({"large": LayerChoice(ELEMENT, 0.1)}, finished, NETWORK) is None
     assert nearest(asked, {}, NETWORK) is None
+
+
+def test_a_trial_that_keeps_much_less_is_no_origin():
+    def network(small, large):
+        return {"small": LayerChoice(ELEMENT, small), "large": LayerChoice(ROWS, large)}
+
+    asked = network(0.9, 0.9)
+    assert math.isclose(kept_share(asked, network(0.9, 0.95), NETWORK), 0.25 + 0.75 * 0.5)
+    assert math.isclose(kept_share(asked, network(0.95, 0.8), NETWORK), 0.25 * 0.5 + 0.75)
+    assert kept_share(asked, {}, NETWORK) == 1
+    finished = {0: network(0.9, 0.95), 1: network(0.5, 0.5), 2: network(0.0, 0.3)}
+    assert nearest(asked, finished, NETWORK) == 1  # 0 is nearer, but lacks three eighths
+    assert nearest(asked, {0: finished[0]}, NETWORK) is None
+    assert nearest(asked, {0: network(0.95, 0.9)}, NETWORK) == 0  # an eighth of it only
 
 
 def test_removed_weights_are_the_dense_ones_and_all_else_is_inherited():
